@@ -1,0 +1,182 @@
+"""The command line: `python -m flowturbo_core {sample,train,convert,models,bench}`."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import diffusers
+import numpy as np
+import torch
+import typer
+
+from flowturbo_core.devices import resolve_device, resolve_dtype
+from flowturbo_core.models.catalog import DEFAULT_MODEL, bundled_models
+from flowturbo_core.models.convert import convert_sit
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.training import commands
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+Model = Annotated[str, typer.Option(help="A bundled model's name, or a model folder.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: the best here.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16, float16; default: the fastest safe one here.")
+]
+
+
+@app.command()
+def models() -> None:
+    """List the models that ship with the project."""
+    print("\n".join(bundled_models()))
+
+
+@app.command()
+def sample(
+    output_dir: Annotated[Path, typer.Option(help="Folder for the PNG files.")],
+    model: Model = DEFAULT_MODEL,
+    plan: Annotated[str | None, typer.Option(help="Such as H8, H1P5R3, [H1P1R1]x3, E25.")] = None,
+    class_labels: Annotated[
+        str | None, typer.Option(help="Labels or names, separated by commas; default: one of each.")
+    ] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="1 is no guidance.")] = None,
+    num_images: Annotated[int, typer.Option(help="Images for each label.")] = 1,
+    seed: Annotated[int, typer.Option(help="Image k draws its noise from seed + k.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    latents: Annotated[
+        Path | None, typer.Option(help="Start from this noise, (B, C, h, w) in a .npy file.")
+    ] = None,
+    save_latents: Annotated[
+        Path | None, typer.Option(help="Save the final latents to this .npy file.")
+    ] = None,
+) -> None:
+    """Generate images; the last line printed is one JSON object with files and times."""
+    target = resolve_device(device)
+    pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
+    labels = pipeline.class_names if class_labels is None else _split(class_labels)
+    request = pipeline.request(labels, plan, guidance_scale, num_images, seed)
+    noise = None if latents is None else _read_latents(latents)
+    output = pipeline.finish(pipeline.job(request, latents=noise), request.plan)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    files = []
+    for k, (label, image) in enumerate(zip(request.labels, output.images, strict=True)):
+        name = pipeline.class_names[label].replace(" ", "-")
+        files.append(str(output_dir / f"{k:03d}-{name}-seed{request.seed + k}.png"))
+        image.save(files[-1])
+    if save_latents is not None:
+        save_latents.parent.mkdir(parents=True, exist_ok=True)
+        np.save(save_latents, output.latents.float().cpu().numpy())
+    summary = {
+        "plan": str(request.plan),
+        "num_images": len(files),
+        "predictor_evaluations": request.plan.predictor_evaluations,
+        "refiner_evaluations": request.plan.refiner_evaluations,
+        "ms_per_image": round(output.timing.ms_per_image, 3),
+        "decode_ms_per_image": round(output.timing.decode_ms_per_image, 3),
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "files": files,
+    }
+    print(json.dumps(summary))
+
+
+class Trainable(StrEnum):
+    """What `train` trains, in the order in which they need each other."""
+
+    AUTOENCODER = "autoencoder"
+    FLOW = "flow"
+    REFINER = "refiner"
+
+
+@app.command()
+def train(
+    what: Annotated[Trainable, typer.Argument(help="The part to train.")],
+    output: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, sheets, model.")],
+    recipe: Annotated[str, typer.Option(help="The data, architectures and rates.")] = "postcards",
+    init: Annotated[Path | None, typer.Option(help="Model folder to start from.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="How long to train.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps, instead of minutes.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue the run in --output.")] = False,
+    autoencoder: Annotated[
+        str, typer.Option(help="Name or folder of the autoencoder (flow, refiner).")
+    ] = "postcards-autoencoder",
+    predictor: Annotated[
+        Path | None, typer.Option(help="Folder of the predictor to refine (refiner).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, noise and scenes.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: the recipe's.")] = None,
+    num_latents: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for encoded scenes.")] = Path("runs/cache"),
+    workers: Annotated[int, typer.Option(help="Processes that draw scenes.")] = 1,
+    sheet_every: Annotated[int, typer.Option(help="Steps between sample sheets.")] = 1000,
+    device: Device = None,
+) -> None:
+    """Train a part of a recipe; the weights end in OUTPUT/model."""
+    options = commands.RunOptions(
+        output=output,
+        init=init,
+        minutes=minutes,
+        steps=steps,
+        resume=resume,
+        seed=seed,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        num_latents=num_latents,
+        cache=cache,
+        workers=workers,
+        sheet_every=sheet_every,
+        device=device,
+    )
+    if what is Trainable.AUTOENCODER:
+        commands.train_autoencoder(recipe, options)
+    elif what is Trainable.FLOW:
+        commands.train_flow(recipe, autoencoder, options)
+    elif predictor is None:
+        raise ValueError("train refiner needs --predictor, the folder of the model it refines")
+    else:
+        commands.train_refiner(recipe, autoencoder, predictor, options)
+
+
+class Convertible(StrEnum):
+    """The families of released checkpoints that `convert` reads."""
+
+    SIT = "sit"
+
+
+@app.command()
+def convert(
+    family: Annotated[Convertible, typer.Argument(help="What kind of checkpoint it is.")],
+    predictor: Annotated[Path, typer.Option(help="Released checkpoint of the predictor, .pt.")],
+    vae: Annotated[Path, typer.Option(help="Folder of the autoencoder.")],
+    num_heads: Annotated[int, typer.Option(help="Attention heads; SiT-XL has 16.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    refiner: Annotated[Path | None, typer.Option(help="Checkpoint of the refiner, .pt.")] = None,
+    raw: Annotated[bool, typer.Option(help="Take the raw weights, not the averaged.")] = False,
+) -> None:
+    """Turn released checkpoints into a model folder."""
+    convert_sit(predictor, vae, num_heads, output, refiner, raw)
+    print(f"wrote {output}")
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _read_latents(file: Path) -> torch.Tensor:
+    try:
+        return torch.from_numpy(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise ValueError(f"{file} holds no array of latents: {error}") from error
+
+
+def main() -> None:
+    """Run the command line; a mistake of the caller is one sentence and exit code 2."""
+    diffusers.utils.logging.disable_progress_bar()
+    try:
+        app()
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""Data sets: the bundled postcards, and folders of images."""

@@ -1,0 +1,70 @@
+"""Postcards as torch data sets: scenes drawn on demand, and the latents of many, cached once."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from flowturbo_core.data.postcards import postcard
+from flowturbo_core.images import from_pil
+from flowturbo_core.models.autoencoder import autoencoder_hash, encode_images
+
+# Scenes from here on are shown on sheets and measured on; no training reaches so far.
+SHEET_SEED = 2_000_000_000
+
+
+class Scenes(Dataset):
+    """The endless postcards from `first_seed` on: example i is (image, label).
+
+    The image is (3, 128, 128) uint8, the label an index into `postcards.CLASSES`. Held-out
+    combinations are never drawn.
+    """
+
+    def __init__(self, first_seed: int):
+        self.first_seed = first_seed
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture, scene, _ = postcard(self.first_seed + index)
+        return from_pil([picture])[0], scene.label
+
+    def batch(self, count: int, start: int = 0) -> Tensor:
+        """Return images `start` to `start + count`, as (count, 3, 128, 128) uint8."""
+        return torch.stack([self[i][0] for i in range(start, start + count)])
+
+
+def cached_latents(
+    vae: AutoencoderKL, first_seed: int, count: int, cache: Path, workers: int = 1
+) -> TensorDataset:
+    """Return the normalised latents (count, C, h, w) float16 of `count` scenes, and their labels.
+
+    Drawn and encoded once: the file in `cache` is named by the autoencoder's hash, the seed and
+    the count, written atomically, and read back by every later run.
+    """
+    key = json.dumps([autoencoder_hash(vae), first_seed, count])
+    file = cache / f"latents-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        loader = DataLoader(
+            torch.utils.data.Subset(Scenes(first_seed), range(count)), 64, num_workers=workers
+        )
+        device, latents, labels = next(vae.parameters()).device, [], []
+        for done, (images, batch_labels) in enumerate(loader):
+            encoded = encode_images(vae, images.to(device).float() / 127.5 - 1)
+            latents.append(encoded.half().cpu().numpy())
+            labels.append(batch_labels.numpy())
+            if done % 100 == 0:
+                print(f"encoded {64 * done} of {count} scenes", flush=True)
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        with partial.open("wb") as stream:
+            np.savez(stream, latents=np.concatenate(latents), labels=np.concatenate(labels))
+        os.replace(partial, file)
+    with np.load(file) as arrays:
+        return TensorDataset(
+            torch.from_numpy(arrays["latents"]), torch.from_numpy(arrays["labels"])
+        )

@@ -1,0 +1,46 @@
+"""Which device and number format to compute in: names in, torch objects out, or one sentence."""
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """Return the device called `name`; the first accelerator, or else the CPU, if it is None.
+
+    Raises ValueError, naming what is there, for a device this machine does not have.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name is None:
+        return accelerator or torch.device("cpu")
+    available = ["cpu"]
+    if accelerator is not None:
+        indices = range(torch.accelerator.device_count())
+        available += [accelerator.type, *(f"{accelerator.type}:{i}" for i in indices)]
+    if name not in available:
+        raise ValueError(f"device {name!r} is not on this machine; it has {', '.join(available)}")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """Return the number format called `name`; the fastest safe one for `device` if it is None."""
+    if name is None:
+        return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r} is not known; it can be {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Tell whether `device` multiplies bfloat16 matrices in hardware, rather than emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has done all it was given, so that a clock read afterwards is honest."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,1 @@
+"""The models, the catalogue of those that ship, and the conversion of released checkpoints."""

@@ -1,0 +1,156 @@
+"""Released SiT and FlowTurbo checkpoints to model folders.
+
+A released file is a pickle. It is read once, here, with `weights_only=True`, so that no code in
+it runs; what it holds is checked name by name and shape by shape before anything is written.
+"""
+
+import argparse
+import math
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from flowturbo_core.models.autoencoder import autoencoder_hash, latent_statistics
+from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
+from flowturbo_core.models.storage import load_model
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+
+RELEASED_GUIDED_CHANNELS = 3  # of four: see guidance.PartialGuidance
+
+
+def convert_sit(
+    predictor_file: Path,
+    vae_folder: Path,
+    num_heads: int,
+    output: Path,
+    refiner_file: Path | None = None,
+    raw: bool = False,
+) -> ClassConditionalPipeline:
+    """Write a `ClassConditionalPipeline` folder from released checkpoints, and return it.
+
+    Depth, width, patch size, latent size and the number of classes are read off the shapes; only
+    the number of heads leaves no trace in them. Of a training checkpoint (a dict with `ema` and
+    `model`) the averaged weights are taken, or with `raw` the others.
+
+    Raises ValueError, naming the file, for anything but a whole SiT checkpoint.
+    """
+    vae = load_model(AutoencoderKL, vae_folder)
+    mean, std = (s.flatten().tolist() for s in latent_statistics(vae))
+    trained_on = {
+        "guided_channels": RELEASED_GUIDED_CHANNELS,
+        "latents_mean": mean,
+        "latents_std": std,
+        "autoencoder_hash": autoencoder_hash(vae),
+    }
+    predictor = _convert(predictor_file, SiTPredictor, num_heads, raw, 1, trained_on)
+    refiner = None
+    if refiner_file is not None:
+        refiner = _convert(refiner_file, SiTRefiner, num_heads, raw, 2, {"variant": "released"})
+    names = [f"class {k}" for k in range(predictor.config.num_classes)]
+    pipeline = ClassConditionalPipeline(
+        predictor, vae, names, refiner, "H8" if refiner is None else "H1P5R3"
+    )
+    pipeline.save_pretrained(output)
+    return pipeline
+
+
+def read_checkpoint(file: Path, raw: bool = False) -> dict[str, Tensor]:
+    """Return the state dict in a released checkpoint, without running any code it may hold.
+
+    Raises ValueError, naming the file, if it is missing, truncated, no checkpoint, or a pickle
+    of anything but tensors, containers and an `argparse.Namespace`.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {file}") from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{file} is refused: it is not a checkpoint of plain tensors "
+            f"({' '.join(str(error).split())[:160]})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{file} is truncated or not a checkpoint: {' '.join(str(error).split())[:160]}"
+        ) from error
+    if isinstance(content, dict) and ("ema" in content or "model" in content):
+        wanted = "model" if raw or "ema" not in content else "ema"
+        if wanted not in content:
+            raise ValueError(f"{file} has no {wanted!r} weights, only {sorted(map(str, content))}")
+        content = content[wanted]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{file} does not hold a state dict, a mapping of names to tensors")
+    return content
+
+
+def infer_config(state: dict[str, Tensor], input_multiple: int) -> dict[str, Any]:
+    """Read off the shapes of a SiT's state dict what its config must be, but for its heads.
+
+    `input_multiple` is how many times the latents' channels its input has: 1 or, for a refiner,
+    2. Raises ValueError, naming it, if a parameter that tells is missing or malformed.
+    """
+    embed = _shaped(state, "x_embedder.proj.weight", 4)  # (width, channels, patch, patch)
+    positions = _shaped(state, "pos_embed", 3)  # (1, tokens, width)
+    table = _shaped(state, "y_embedder.embedding_table.weight", 2)  # (classes + 1, width)
+    outputs = _shaped(state, "final_layer.linear.weight", 2)  # (patch^2 outputs, width)
+    hidden = _shaped(state, "blocks.0.mlp.fc1.weight", 2)  # (ratio width, width)
+    width, inputs, patch = embed.shape[0], embed.shape[1], embed.shape[2]
+    side = math.isqrt(positions.shape[1])
+    block_indices = [int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))]
+    channels = inputs // input_multiple
+    if inputs % input_multiple or side**2 != positions.shape[1]:
+        raise ValueError(f"{inputs} input channels on {positions.shape[1]} tokens are not a SiT's")
+    return {
+        "sample_size": side * patch,
+        "patch_size": patch,
+        "in_channels": channels,
+        "hidden_size": width,
+        "depth": 1 + max(block_indices),
+        "mlp_ratio": hidden.shape[0] / width,
+        "num_classes": table.shape[0] - 1,
+        "learn_sigma": outputs.shape[0] == 2 * channels * patch**2,
+    }
+
+
+def _convert(
+    file: Path,
+    model_class: type,
+    num_heads: int,
+    raw: bool,
+    input_multiple: int,
+    extra: dict[str, Any],
+) -> Any:
+    state = read_checkpoint(file, raw)
+    try:
+        config = infer_config(state, input_multiple)
+        model = model_class(**config, num_heads=num_heads, **extra)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for problem, names in (
+        ("lacks", expected.keys() - state.keys()),
+        ("has the unknown", state.keys() - expected.keys()),
+    ):
+        if names:
+            raise ValueError(f"{file} {problem} {', '.join(sorted(names)[:5])}")
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise ValueError(f"{file}: {name} is {tuple(state[name].shape)}, expected {shape}")
+        if not torch.isfinite(state[name]).all():
+            raise ValueError(f"{file}: {name} holds values that are not finite")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _shaped(state: dict[str, Tensor], name: str, dimensions: int) -> Tensor:
+    if name not in state:
+        raise ValueError(f"{name} is missing: this is not a SiT checkpoint")
+    if state[name].ndim != dimensions:
+        raise ValueError(f"{name} has shape {tuple(state[name].shape)}, not a SiT's")
+    return state[name]

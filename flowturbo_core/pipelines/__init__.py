@@ -1,0 +1,1 @@
+"""Pipelines: a model folder in, pictures out."""

@@ -1,0 +1,309 @@
+"""What every pipeline does: load and save, run a job block by block, decode, and time it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, ModelMixin
+from PIL import Image
+from torch import Tensor
+
+from flowturbo_core.guidance import GuidedPredictor, GuidedRefiner, Unguided, choose_guidance
+from flowturbo_core.images import to_pil
+from flowturbo_core.models.autoencoder import (
+    PixelUnshuffleAutoencoderKL,
+    autoencoder_hash,
+    decode_latents,
+)
+from flowturbo_core.models.catalog import bundled_models, model_folder
+from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
+from flowturbo_core.models.storage import load_model, save_model
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.sampler import Job, Step, build_steps, sample
+from flowturbo_core.steps import State
+from flowturbo_core.timing import Timing, timed
+
+# The classes a model_index.json may name; nothing else is ever imported for one.
+COMPONENT_CLASSES = {
+    c.__name__: c for c in (AutoencoderKL, PixelUnshuffleAutoencoderKL, SiTPredictor, SiTRefiner)
+}
+# Where a model_index.json has a library, this says: a model of that name in the catalogue.
+CATALOGUE = "flowturbo_core.catalogue"
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One block done.
+
+    Args:
+        block: how many blocks are done, from 1.
+        num_blocks: how many the plan has.
+        kind: the kind of block, E, H, P or R.
+        t: the time reached, 1 at the end.
+        state: latents and velocity, (B, C, h, w), a copy that nothing overwrites.
+        block_ms: what this block took on the device.
+    """
+
+    block: int
+    num_blocks: int
+    kind: str
+    t: float
+    state: State
+    block_ms: float
+
+    def prediction(self) -> Tensor:
+        """Return the image this state points at, x_1 = x + (1 - t) v, as latents (B, C, h, w)."""
+        return self.state.x + (1 - self.t) * self.state.v
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a pipeline returns.
+
+    Args:
+        images: the images, in the type asked for.
+        latents: what they were decoded from, (B, C, h, w).
+        timing: the time they took.
+    """
+
+    images: list[Image.Image] | np.ndarray | Tensor
+    latents: Tensor
+    timing: Timing
+
+
+class FlowPipeline:
+    """A predictor, perhaps a refiner, and an autoencoder; subclasses know the condition.
+
+    Args:
+        predictor: the heavy velocity model.
+        vae: the autoencoder of its latents.
+        refiner: the light model that R blocks need.
+        default_plan: the plan where none is given.
+        default_guidance_scale: the guidance scale where none is given.
+
+    Raises ValueError if the autoencoder is not the one the predictor was trained on, or the
+    refiner's latents are not the predictor's.
+    """
+
+    SETTINGS: ClassVar[tuple[str, ...]] = ("default_plan", "default_guidance_scale")
+
+    def __init__(
+        self,
+        predictor: ModelMixin,
+        vae: AutoencoderKL,
+        refiner: ModelMixin | None = None,
+        default_plan: str = "H8",
+        default_guidance_scale: float = 1.5,
+    ):
+        self.predictor, self.vae, self.refiner = predictor, vae, refiner
+        self.default_plan = str(SamplePlan.parse(default_plan))
+        self.default_guidance_scale = default_guidance_scale
+        self._warmed_up: set[Any] = set()
+        _check_parts(predictor, vae, refiner)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return self.predictor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the models compute in; the state between blocks is always float32."""
+        return self.predictor.dtype
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Move every model to `device` and to `dtype`, where given."""
+        for model in (self.predictor, self.vae, self.refiner):
+            if model is not None:
+                # nn.Module's own: diffusers' warns of modules to keep in float32, of which
+                # these models have none.
+                torch.nn.Module.to(model, device=device, dtype=dtype)
+        self._warmed_up.clear()
+        return self
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape (C, h, w) of one image's latents."""
+        config = self.predictor.config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    def guidance(self, guidance_scale: float) -> Unguided:
+        """Return the form of guidance that this model uses at `guidance_scale`."""
+        config = self.predictor.config
+        return choose_guidance(guidance_scale, config.get("guided_channels"), config.in_channels)
+
+    def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
+        """Decode latents (B, C, h, w) to pictures, or to `np` or `pt` images in [0, 1].
+
+        `np` is (B, H, W, 3), `pt` (B, 3, H, W), `latent` the latents themselves.
+        Raises FloatingPointError if a value is not finite.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type {output_type!r} is not one of {', '.join(OUTPUT_TYPES)}")
+        if not torch.isfinite(latents).all():
+            raise FloatingPointError(
+                f"sampling in {self.dtype} gave latents that are not finite; try float32"
+            )
+        if output_type == "latent":
+            return latents
+        images = decode_latents(self.vae, latents)
+        if output_type == "pil":
+            return to_pil(images)
+        images = images / 2 + 0.5
+        return images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
+
+    @torch.no_grad()
+    def run(self, job: Job, plan: SamplePlan) -> Iterator[Progress]:
+        """Run `job` by `plan`, yielding after every block; closing the generator stops it.
+
+        One block of each kind is run beforehand, unless that shape already was, so that no
+        first-time cost enters the times. Raises ValueError if the plan needs a refiner that
+        this model does not have.
+        """
+        if plan.refiner_evaluations and self.refiner is None:
+            raise ValueError(f"plan {plan} has refiner steps, but this model has no refiner")
+        guidance = self.guidance(float(job.guidance_scale))
+        steps = build_steps(
+            GuidedPredictor(self.predictor, guidance),
+            None if self.refiner is None else GuidedRefiner(self.refiner, guidance),
+            "consistent" if self.refiner is None else self.refiner.config.variant,
+        )
+        packed = guidance.pack(job)
+        self._warm_up(steps, packed, plan)
+        states, done = sample(steps, plan, packed), 0
+        times = plan.time_grid(job.t_start)
+        while True:
+            state, block_ms = timed(lambda: next(states, None), self.device)
+            if state is None:
+                return
+            x, v = guidance.unpack(state)
+            done += 1
+            yield Progress(
+                done,
+                len(plan),
+                plan.kinds[done - 1],
+                times[done],
+                State(x.clone(), v.clone()),
+                block_ms,
+            )
+
+    def _warm_up(self, steps: dict[str, Step], job: Job, plan: SamplePlan) -> None:
+        for kind in sorted(set(plan.kinds)):
+            key = (kind, tuple(job.x_init.shape), tuple(job.condition.shape))
+            if key not in self._warmed_up:
+                state = State(job.x_init, torch.zeros_like(job.x_init))
+                steps[kind](state, 0.0, 0.0, job.condition, job.guidance_scale)
+                self._warmed_up.add(key)
+        key = ("decode", tuple(job.x_init.shape))
+        if key not in self._warmed_up:
+            decode_latents(self.vae, job.x_init)
+            self._warmed_up.add(key)
+
+    def finish(self, job: Job, plan: SamplePlan, output_type: str = "pil") -> Output:
+        """Run `job` by `plan` to the end and decode it."""
+        blocks = list(self.run(job, plan))
+        latents = blocks[-1].state.x
+        images, decode_ms = timed(lambda: self.decode(latents, output_type), self.device)
+        block_ms = tuple(block.block_ms for block in blocks)
+        return Output(images, latents, Timing(len(latents), block_ms, decode_ms))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Load a bundled model by name, or any folder of this pipeline's layout.
+
+        Raises ValueError, naming the folder, if a part is missing, broken or not allowed.
+        """
+        folder = model_folder(name_or_path)
+        index = _read_index(folder, cls.__name__)
+        parts = {
+            name: _load_component(folder, name, value)
+            for name, value in index.items()
+            if isinstance(value, list) and name in ("predictor", "refiner", "vae")
+        }
+        for name in ("predictor", "vae"):
+            if name not in parts:
+                raise ValueError(f"{folder / 'model_index.json'} names no {name}")
+        settings = {name: index[name] for name in cls.SETTINGS if name in index}
+        return cls(**parts, **settings).to(device, dtype)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a complete model folder, every part included, in the number format they have."""
+        folder = Path(folder)
+        if self.predictor.config.get("autoencoder_hash") is not None:
+            # In another number format than it was loaded in, the autoencoder's hash is another.
+            self.predictor.register_to_config(autoencoder_hash=autoencoder_hash(self.vae))
+        index: dict[str, Any] = {
+            "_class_name": type(self).__name__,
+            "_diffusers_version": diffusers.__version__,
+        }
+        for name in ("predictor", "refiner", "vae"):
+            model = getattr(self, name)
+            if model is not None:
+                save_model(model, folder / name)
+                index[name] = [type(model).__module__, type(model).__name__]
+        index |= {name: getattr(self, name) for name in self.SETTINGS}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _read_index(folder: Path, class_name: str) -> dict[str, Any]:
+    file = folder / "model_index.json"
+    try:
+        index = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} is not a pipeline folder: {file.name}: {error}") from error
+    if not isinstance(index, dict) or index.get("_class_name") != class_name:
+        named = index.get("_class_name") if isinstance(index, dict) else index
+        raise ValueError(f"{file} describes {named!r}, not a {class_name}")
+    return index
+
+
+def _load_component(folder: Path, name: str, entry: list[Any]) -> ModelMixin:
+    if len(entry) == 2 and entry[0] == CATALOGUE:
+        if entry[1] not in bundled_models():
+            raise ValueError(
+                f"{folder} needs the model {entry[1]!r}, which is not in the catalogue"
+            )
+        folder = model_folder(entry[1])
+        class_name = json.loads((folder / "config.json").read_text())["_class_name"]
+    else:
+        folder, class_name = folder / name, entry[-1]
+    if class_name not in COMPONENT_CLASSES:
+        raise ValueError(
+            f"{folder}: class {class_name!r} is not allowed; allowed are "
+            f"{', '.join(COMPONENT_CLASSES)}"
+        )
+    return load_model(COMPONENT_CLASSES[class_name], folder)
+
+
+def _check_parts(predictor: ModelMixin, vae: AutoencoderKL, refiner: ModelMixin | None) -> None:
+    config = predictor.config
+    if config.in_channels != vae.config.latent_channels:
+        raise ValueError(
+            f"the predictor works on {config.in_channels} latent channels, the autoencoder has "
+            f"{vae.config.latent_channels}"
+        )
+    expected = config.get("autoencoder_hash")
+    if expected is not None and expected != (found := autoencoder_hash(vae)):
+        raise ValueError(
+            f"the predictor was trained on the latents of autoencoder {expected[:12]}, and this "
+            f"is {found[:12]}: their latents do not mean the same"
+        )
+    for name in ("in_channels", "sample_size", "num_classes"):
+        if refiner is not None and refiner.config.get(name) != config.get(name):
+            raise ValueError(
+                f"the refiner's {name} is {refiner.config.get(name)}, the predictor's "
+                f"{config.get(name)}"
+            )

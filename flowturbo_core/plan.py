@@ -1,0 +1,137 @@
+"""Sampling plans: which block comes when, what it costs, and at which times.
+
+A plan is written as in FlowTurbo (2409.18128): H1P5R3 is one Heun block, five pseudo-corrector
+blocks and three refiner blocks; E25 is 25 Euler blocks; [H1P1R1]x3 repeats what is in brackets.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAX_STEPS = 100
+_MAX_TEXT = 400
+
+# Evaluations of (predictor, refiner) that one block costs.
+_COST = {"E": (1, 0), "H": (2, 0), "P": (1, 0), "R": (0, 2)}
+# What a block leaves behind that the next pseudo corrector may take for the velocity it starts
+# from: only H and P end on the velocity at their end point (or its prediction).
+_LEAVES_FRESH_VELOCITY = {"H", "P"}
+
+_REPEAT = re.compile(r"\[((?:[EHPR]\d+)+)\]x(\d+)|((?:[EHPR]\d+)+)")
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """A sequence of blocks on a uniform time grid.
+
+    Args:
+        blocks: one letter a block, of E (Euler), H (Heun), P (pseudo corrector), R (refiner).
+            A P that has no fresh velocity to reuse (the first block, or after E or R) evaluates
+            one, and so is an H; `kinds` says H for it.
+
+    Raises ValueError for an unknown letter, no block, more than 100, or a plan that begins
+    with R, which has no velocity to refine.
+    """
+
+    blocks: str
+
+    def __post_init__(self) -> None:
+        unknown = set(self.blocks) - _COST.keys()
+        if unknown:
+            raise ValueError(f"plan letter {sorted(unknown)[0]!r} is not one of E, H, P, R")
+        if not self.blocks:
+            raise ValueError("a plan needs at least one step; this one has none")
+        if len(self.blocks) > MAX_STEPS:
+            raise ValueError(f"a plan has at most {MAX_STEPS} steps, not {len(self.blocks)}")
+        if self.blocks[0] == "R":
+            raise ValueError(
+                f"plan {self} begins with R, a refiner step, which needs the velocity of a step "
+                "before it: begin with H, P or E"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "SamplePlan":
+        """Read a plan such as "H8", "H1P5R3", "[H1P1R1]x3" or "E25"."""
+        if not isinstance(text, str) or len(text) > _MAX_TEXT:
+            raise ValueError(f"a plan is a text of at most {_MAX_TEXT} characters, like H1P5R3")
+        compact = text.strip()
+        parts = list(_REPEAT.finditer(compact))
+        if not compact or "".join(part.group() for part in parts) != compact:
+            raise ValueError(
+                f"plan {text!r} is not understood; write H, P, R or E with a number after each, "
+                "like H1P5R3, [H1P1R1]x3 or E25"
+            )
+        blocks = ""
+        for part in parts:
+            bracketed, times, plain = part.groups()
+            groups = re.findall(r"([EHPR])(\d+)", bracketed or plain)
+            sizes = [_bounded(size) for _, size in groups]
+            repeats = _bounded(times) if times else 1
+            if repeats * sum(sizes) > MAX_STEPS:
+                raise ValueError(f"a plan has at most {MAX_STEPS} steps; {text!r} has more")
+            blocks += repeats * "".join(
+                letter * size for (letter, _), size in zip(groups, sizes, strict=True)
+            )
+        return cls(blocks)
+
+    @classmethod
+    def from_counts(cls, heun: int = 0, pseudo: int = 0, refiner: int = 0) -> "SamplePlan":
+        """Return the plan H..P..R.. of the given numbers of steps."""
+        for name, count in (("Heun", heun), ("pseudo corrector", pseudo), ("refiner", refiner)):
+            if isinstance(count, bool) or not isinstance(count, int):
+                raise ValueError(f"the number of {name} steps must be whole, not {count!r}")
+            if not 0 <= count <= MAX_STEPS:
+                raise ValueError(
+                    f"the number of {name} steps must be from 0 to {MAX_STEPS}, not {count}"
+                )
+        return cls("H" * heun + "P" * pseudo + "R" * refiner)
+
+    def __str__(self) -> str:
+        groups = [f"{letter}{len(list(run))}" for letter, run in itertools.groupby(self.blocks)]
+        for period in range(2, len(groups) // 2 + 1):
+            repeats, rest = divmod(len(groups), period)
+            if rest == 0 and groups == groups[:period] * repeats:
+                return f"[{''.join(groups[:period])}]x{repeats}"
+        return "".join(groups)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def kinds(self) -> str:
+        """The blocks as they are computed: a P with no fresh velocity to reuse is an H."""
+        before = " " + self.blocks
+        return "".join(
+            "H" if block == "P" and previous not in _LEAVES_FRESH_VELOCITY else block
+            for previous, block in zip(before, self.blocks, strict=False)
+        )
+
+    @property
+    def predictor_evaluations(self) -> int:
+        """How often the predictor is evaluated for one image (a guided pair counts once)."""
+        return sum(_COST[kind][0] for kind in self.kinds)
+
+    @property
+    def refiner_evaluations(self) -> int:
+        """How often the refiner is evaluated for one image (a guided pair counts once)."""
+        return sum(_COST[kind][1] for kind in self.kinds)
+
+    def time_grid(self, t_start: float = 0.0) -> tuple[float, ...]:
+        """Return the len + 1 uniform times from `t_start` (0 is noise) to 1 (data)."""
+        if not (math.isfinite(t_start) and 0 <= t_start < 1):
+            raise ValueError(f"t_start must be at least 0 and less than 1, not {t_start}")
+        steps = len(self)
+        return tuple(t_start + (1 - t_start) * i / steps for i in range(steps)) + (1.0,)
+
+    def schedule(self, t_start: float = 0.0) -> Iterator[tuple[str, float, float]]:
+        """Yield (kind, t, dt) for each block in order."""
+        grid = self.time_grid(t_start)
+        for kind, t, t_next in zip(self.kinds, grid, grid[1:], strict=False):
+            yield kind, t, t_next - t
+
+
+def _bounded(digits: str) -> int:
+    """Read a count; one too long to be allowed is not even turned into a number."""
+    return int(digits) if len(digits.lstrip("0")) <= 3 else MAX_STEPS + 1

@@ -1,0 +1,105 @@
+"""What a person asked for, validated once, here: interfaces can be bypassed, this cannot.
+
+Every refusal is a ValueError of one sentence with the offending value and what is allowed.
+"""
+
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flowturbo_core.plan import SamplePlan
+
+MAX_GUIDANCE_SCALE = 30.0
+MAX_SEED = 2**32 - 1
+MAX_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class ClassConditionalRequest:
+    """Images of classes.
+
+    Args:
+        class_labels: one label, from 0, for each group of images.
+        plan: how to sample.
+        guidance_scale: strength of classifier-free guidance; 1 is none.
+        num_images: images for each label.
+        seed: image k of the request draws its noise from seed + k.
+    """
+
+    class_labels: tuple[int, ...]
+    plan: SamplePlan
+    guidance_scale: float
+    num_images: int
+    seed: int
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The label of every image, in order."""
+        return tuple(label for label in self.class_labels for _ in range(self.num_images))
+
+    @classmethod
+    def create(
+        cls,
+        class_labels: Sequence[int],
+        plan: SamplePlan | str,
+        guidance_scale: float,
+        num_images: int,
+        seed: int,
+        class_names: Sequence[str],
+    ) -> "ClassConditionalRequest":
+        """Build a request from unchecked values, for a model whose classes are `class_names`.
+
+        A class label is a whole number or one of the names.
+        """
+        if isinstance(class_labels, str | int | float):
+            class_labels = [class_labels]
+        labels = tuple(class_label(label, class_names) for label in class_labels)
+        if not labels:
+            raise ValueError("choose at least one class; the list of classes is empty")
+        images = whole_number("num_images", num_images, 1, MAX_IMAGES)
+        if images * len(labels) > MAX_IMAGES:
+            raise ValueError(
+                f"one request makes at most {MAX_IMAGES} images, not {images * len(labels)}"
+            )
+        return cls(
+            labels,
+            plan if isinstance(plan, SamplePlan) else SamplePlan.parse(plan),
+            real_number("guidance_scale", guidance_scale, 0, MAX_GUIDANCE_SCALE),
+            images,
+            whole_number("seed", seed, 0, MAX_SEED),
+        )
+
+
+def whole_number(name: str, value: object, low: int, high: int) -> int:
+    """Return `value` as an int from `low` to `high`; 3.0 is whole, 3.5, NaN and True are not."""
+    number = real_number(name, value, low, high)
+    if number != int(number):
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+    return int(number)
+
+
+def real_number(name: str, value: object, low: float, high: float) -> float:
+    """Return `value` as a float from `low` to `high`, or raise ValueError saying so."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_number and low <= value <= high):  # false for NaN and the infinities too
+        raise ValueError(f"{name} must be a number from {low} to {high}, not {_shown(value)}")
+    return float(value)
+
+
+def class_label(value: object, class_names: Sequence[str]) -> int:
+    """Return the label that `value`, a label or a class's name, stands for."""
+    if isinstance(value, str) and value.strip().lower() in class_names:
+        return list(class_names).index(value.strip().lower())
+    if isinstance(value, str):
+        try:
+            value = int(value)
+        except ValueError:
+            raise ValueError(
+                f"class {_shown(value)} is not known; the classes are {', '.join(class_names)}"
+            ) from None
+    return whole_number("class label", value, 0, len(class_names) - 1)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,122 @@
+"""What `train autoencoder|flow|refiner` do: a recipe's parts, put together and run."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch.utils.data import TensorDataset
+
+from flowturbo_core.data.postcards import CLASSES
+from flowturbo_core.data.scenes import cached_latents
+from flowturbo_core.devices import resolve_device
+from flowturbo_core.models.autoencoder import (
+    PixelUnshuffleAutoencoderKL,
+    autoencoder_hash,
+    latent_statistics,
+)
+from flowturbo_core.models.catalog import model_folder
+from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
+from flowturbo_core.models.storage import load_model
+from flowturbo_core.training.autoencoder import AutoencoderObjective
+from flowturbo_core.training.flow import FlowObjective
+from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, fit
+from flowturbo_core.training.recipes import get_recipe
+from flowturbo_core.training.refiner import RefinerObjective
+
+# Every run has its own stretch of the endless scenes, so that a later run, with another seed,
+# continues on scenes the model has never seen.
+SCENES_PER_SEED = 10_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What a person says about one run, beside the recipe. None leaves the recipe's value."""
+
+    output: Path
+    init: Path | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    resume: bool = False
+    seed: int = 0
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    num_latents: int | None = None
+    cache: Path = Path("runs/cache")
+    workers: int = 1
+    sheet_every: int = 1000
+    device: str | None = None
+
+
+def train_autoencoder(recipe_name: str, options: RunOptions) -> dict[str, Any]:
+    """Train the recipe's autoencoder; the model folder is `options.output / "model"`."""
+    recipe = get_recipe(recipe_name)
+    torch.manual_seed(options.seed)
+    if options.init is None:
+        model = PixelUnshuffleAutoencoderKL(**recipe.autoencoder)
+    else:
+        model = PixelUnshuffleAutoencoderKL.from_pretrained(options.init, torch_dtype=torch.float32)
+    objective = AutoencoderObjective(model, first_seed=options.seed * SCENES_PER_SEED)
+    return _run(objective, recipe.autoencoder_training, options)
+
+
+def train_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[str, Any]:
+    """Train the recipe's predictor on the latents of `autoencoder`, a name or a folder."""
+    recipe = get_recipe(recipe_name)
+    vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
+    torch.manual_seed(options.seed)
+    if options.init is None:
+        mean, std = (s.flatten().tolist() for s in latent_statistics(vae))
+        model = SiTPredictor(
+            **recipe.predictor,
+            num_classes=len(CLASSES),
+            latents_mean=mean,
+            latents_std=std,
+            autoencoder_hash=autoencoder_hash(vae),
+        )
+    else:
+        model = load_model(SiTPredictor, options.init).train()
+    data = _latents(vae, recipe.num_latents, options)
+    return _run(FlowObjective(model, data, vae, CLASSES), recipe.predictor_training, options)
+
+
+def train_refiner(
+    recipe_name: str, autoencoder: str, predictor: Path, options: RunOptions
+) -> dict[str, Any]:
+    """Train the recipe's refiner for `predictor`, a model folder."""
+    recipe = get_recipe(recipe_name)
+    vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
+    torch.manual_seed(options.seed)
+    if options.init is None:
+        model = SiTRefiner(**recipe.refiner, num_classes=len(CLASSES))
+    else:
+        model = load_model(SiTRefiner, options.init).train()
+    data = _latents(vae, recipe.num_latents, options)
+    objective = RefinerObjective(model, load_model(SiTPredictor, predictor), data, vae, CLASSES)
+    return _run(objective, recipe.refiner_training, options)
+
+
+def _latents(vae: AutoencoderKL, recipe_count: int, options: RunOptions) -> TensorDataset:
+    return cached_latents(
+        vae.to(resolve_device(options.device)),
+        options.seed * SCENES_PER_SEED,
+        options.num_latents or recipe_count,
+        options.cache,
+        max(options.workers, 1),
+    )
+
+
+def _run(objective: Objective, settings: Hyperparameters, options: RunOptions) -> dict[str, Any]:
+    overrides = {"batch_size": options.batch_size, "learning_rate": options.learning_rate}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return fit(
+        objective,
+        dataclasses.replace(settings, seed=options.seed, **given),
+        Budget(options.minutes, options.steps),
+        options.output,
+        resume=options.resume,
+        workers=options.workers,
+        sheet_every=options.sheet_every,
+        device=options.device,
+    )

@@ -1,0 +1,342 @@
+"""The one training loop: accelerate, gradient clipping, EMA, a time budget, exact resumption.
+
+Everything a step depends on is a function of the seed, the step and the checkpoint: which
+examples it sees, the noise it draws, its learning rate. A run that was killed and resumed
+therefore takes the same steps, to the bit, as one that was not.
+"""
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator, Sized
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from flowturbo_core.devices import bfloat16_is_fast, resolve_device
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What a recipe fixes about the optimisation."""
+
+    batch_size: int  # examples a step, over all processes
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup_steps: int = 200
+    decay_fraction: float = 0.3  # last part of the budget, in which the rate falls to zero
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a run ends: after `minutes` of training or `steps`, whichever is given."""
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("give a budget in either minutes or steps")
+        amount = self.minutes if self.steps is None else self.steps
+        if not (math.isfinite(amount) and amount > 0):
+            raise ValueError(f"a training budget must be positive and finite, not {amount}")
+
+    def progress(self, step: int, minutes: float) -> float:
+        """Return the part of the budget that is used, 0 to 1."""
+        used = minutes / self.minutes if self.steps is None else step / self.steps
+        return min(used, 1.0)
+
+
+class Objective(nn.Module):
+    """What a run minimises: a module whose forward gives losses, around the `model` it trains.
+
+    Subclasses set `model` (the trained part, alone saved and averaged) and `data` (a data set:
+    example i of an endless one, or of `len(data)` that are shuffled anew each epoch).
+    """
+
+    model: nn.Module
+    data: Dataset
+
+    def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return named scalars; the one called "loss" is minimised."""
+        raise NotImplementedError  # pragma: no cover
+
+    def sheet(self) -> Image.Image:
+        """Return a picture that shows a person how far `model` has come."""
+        raise NotImplementedError  # pragma: no cover
+
+    def export(self, folder: Path, record: dict[str, Any]) -> None:
+        """Save `model`, its weights the averaged ones at this point, for use."""
+        raise NotImplementedError  # pragma: no cover
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    step: int = 0
+    minutes: float = 0.0
+
+
+class StepBatches:
+    """The example indices of each step on one process: a batch sampler that can start anywhere."""
+
+    def __init__(
+        self, first_step: int, batch_size: int, data: Dataset, seed: int, rank: int, ranks: int
+    ):
+        self.first_step, self.seed = first_step, seed
+        self.stride, self.offset = batch_size, rank * (batch_size // ranks)
+        self.size = batch_size // ranks
+        self.length = len(data) if isinstance(data, Sized) else None
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step, epoch, order = self.first_step, None, None
+        while True:
+            start = step * self.stride + self.offset
+            positions = range(start, start + self.size)
+            if self.length is None:
+                yield list(positions)
+            else:
+                indices = []
+                for position in positions:
+                    if position // self.length != epoch:
+                        epoch = position // self.length
+                        order = torch.randperm(
+                            self.length, generator=step_generator(self.seed, epoch, 0)
+                        )
+                    indices.append(int(order[position % self.length]))
+                yield indices
+            step += 1
+
+
+def step_generator(
+    seed: int, step: int, rank: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """Return the source of all randomness of one step on one process."""
+    mixed = (seed * 1_000_003 + step) * 1_009 + rank
+    return torch.Generator(device).manual_seed(mixed % 2**63)
+
+
+def learning_rate_factor(step: int, progress: float, settings: Hyperparameters) -> float:
+    """Return the share of the peak rate: a linear warm-up, a plateau, a linear fall to zero.
+
+    The plateau lets a later run continue from the weights (Zhai et al., 2106.04560, section 3.5).
+    """
+    warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    fall = min(1.0, (1 - progress) / settings.decay_fraction) if settings.decay_fraction else 1.0
+    return warmup * fall
+
+
+def fit(
+    objective: Objective,
+    settings: Hyperparameters,
+    budget: Budget,
+    output: Path,
+    *,
+    resume: bool = False,
+    workers: int = 1,
+    sheet_every: int = 1000,
+    checkpoint_minutes: float = 5.0,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Train `objective.model` within `budget` and return the record that goes into its card.
+
+    `output` receives `checkpoint.pt` (everything `resume` needs, replaced atomically),
+    `model/` (the averaged weights as a model folder), `log.jsonl` and `sheets/`.
+    Raises FileExistsError if `output` holds a run and `resume` is false, FileNotFoundError if
+    there is none to resume, FloatingPointError if the loss is no longer finite.
+    """
+    target = resolve_device(device)
+    accelerator = Accelerator(
+        cpu=target.type == "cpu",
+        mixed_precision="bf16" if bfloat16_is_fast(target) else "no",
+    )
+    checkpoint_file = output / "checkpoint.pt"
+    if checkpoint_file.exists() and not resume:
+        raise FileExistsError(f"{output} holds a run; continue it with --resume, or name another")
+    if resume and not checkpoint_file.exists():
+        raise FileNotFoundError(f"{output} holds no checkpoint to resume from")
+    if settings.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"a batch of {settings.batch_size} does not divide over "
+            f"{accelerator.num_processes} processes"
+        )
+    (output / "sheets").mkdir(parents=True, exist_ok=True)
+
+    objective = objective.to(accelerator.device)
+    parameters = [p for p in objective.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+    ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True)
+    position = Position()
+    if resume:
+        position = _load_checkpoint(checkpoint_file, objective.model, optimizer, ema)
+    wrapped, optimizer = accelerator.prepare(objective, optimizer)
+
+    batches = StepBatches(
+        position.step,
+        settings.batch_size,
+        objective.data,
+        settings.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    loader = DataLoader(
+        objective.data,
+        batch_sampler=batches,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+    started, last_saved = time.monotonic() - 60 * position.minutes, time.monotonic()
+    log, latest = _Log(output / "log.jsonl", enabled=accelerator.is_main_process), {}
+
+    def save() -> dict[str, Any]:
+        record = _record(settings, position, latest, accelerator)
+        if accelerator.is_main_process:
+            _save_checkpoint(checkpoint_file, objective.model, optimizer, ema, position)
+            with _averaged(ema, parameters):
+                objective.export(output / "model", record)
+        return record
+
+    for batch in loader:
+        elapsed = torch.tensor((time.monotonic() - started) / 60, device=accelerator.device)
+        # Every process must agree on the time, or they would stop at different steps.
+        position.minutes = float(accelerator.reduce(elapsed, "mean"))
+        progress = budget.progress(position.step, position.minutes)
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(
+                position.step, progress, settings
+            )
+        generator = step_generator(
+            settings.seed, position.step, accelerator.process_index, accelerator.device
+        )
+        losses = wrapped(_to(batch, accelerator.device), generator)
+        accelerator.backward(losses["loss"])
+        accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.step(parameters)
+        position.step += 1
+
+        latest = log.add(position, losses, settings.batch_size) or latest
+        if position.step % sheet_every == 0 and accelerator.is_main_process:
+            with _averaged(ema, parameters):
+                objective.sheet().save(output / "sheets" / f"{position.step:07d}.png")
+        if time.monotonic() - last_saved > 60 * checkpoint_minutes:
+            save()
+            last_saved = time.monotonic()
+
+    record = save()
+    if accelerator.is_main_process:
+        with _averaged(ema, parameters):
+            objective.sheet().save(output / "sheets" / "final.png")
+    return record
+
+
+class _averaged:  # noqa: N801 - reads as a verb phrase at its uses
+    """Put the averaged weights in place for the length of a `with` block, in evaluation mode."""
+
+    def __init__(self, ema: EMAModel, parameters: list[nn.Parameter]):
+        self.ema, self.parameters = ema, parameters
+
+    def __enter__(self) -> None:
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+
+    def __exit__(self, *_: object) -> None:
+        self.ema.restore(self.parameters)
+
+
+class _Log:
+    """Prints progress and appends it to a file, as means since the line before."""
+
+    def __init__(self, file: Path, enabled: bool, every_seconds: float = 20.0):
+        self.file, self.enabled, self.every_seconds = file, enabled, every_seconds
+        self.since, self.steps, self.sums = time.monotonic(), 0, {}
+
+    def add(self, position: Position, losses: dict[str, Tensor], batch_size: int) -> dict | None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+        self.steps += 1
+        seconds = time.monotonic() - self.since
+        if seconds < self.every_seconds and position.step > 1:
+            return None
+        means = {name: float(total) / self.steps for name, total in self.sums.items()}
+        if not all(math.isfinite(value) for value in means.values()):
+            raise FloatingPointError(f"the loss is no longer finite at step {position.step}")
+        rate = self.steps * batch_size / max(seconds, 1e-9)
+        line = {"step": position.step, "minutes": round(position.minutes, 2), **means}
+        line["images_per_second"] = round(rate, 1)
+        if self.enabled:
+            with self.file.open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+            print("  ".join(f"{k} {v:.5g}" for k, v in line.items()), flush=True)
+        self.since, self.steps, self.sums = time.monotonic(), 0, {}
+        return means
+
+
+def _record(
+    settings: Hyperparameters, position: Position, losses: dict, accelerator: Accelerator
+) -> dict[str, Any]:
+    on_gpu = accelerator.device.type == "cuda"
+    return {
+        "steps": position.step,
+        "images_seen": position.step * settings.batch_size,
+        "minutes": round(position.minutes, 1),
+        "losses": losses,
+        "settings": asdict(settings),
+        "machine": torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores",
+        "precision": accelerator.mixed_precision.replace("no", "float32"),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    return [_to(part, device) for part in batch]
+
+
+def _save_checkpoint(
+    file: Path, model: nn.Module, optimizer: Any, ema: EMAModel, position: Position
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": {"parameters": ema.shadow_params, "step": ema.optimization_step},
+        "position": asdict(position),
+    }
+    partial = file.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, file)  # atomic: whoever is killed here leaves the old one whole
+
+
+def _load_checkpoint(
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMAModel
+) -> Position:
+    device = next(model.parameters()).device
+    state = torch.load(file, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    ema.shadow_params = state["ema"]["parameters"]
+    ema.optimization_step = state["ema"]["step"]
+    return Position(**state["position"])

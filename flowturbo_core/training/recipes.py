@@ -1,0 +1,67 @@
+"""What each named recipe trains: architectures and hyperparameters, as plain data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flowturbo_core.training.loop import Hyperparameters
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A data set's autoencoder, predictor and refiner: their configs and how they are trained."""
+
+    autoencoder: dict[str, Any]
+    autoencoder_training: Hyperparameters
+    predictor: dict[str, Any]
+    predictor_training: Hyperparameters
+    refiner: dict[str, Any]
+    refiner_training: Hyperparameters
+    num_latents: int  # scenes whose latents are cached for the predictor and the refiner
+
+
+_POSTCARDS_SIT = {
+    "sample_size": 16,
+    "patch_size": 2,
+    "in_channels": 8,
+    "hidden_size": 192,
+    "num_heads": 3,
+    "learn_sigma": False,
+}
+
+RECIPES = {
+    "postcards": Recipe(
+        autoencoder={
+            "in_channels": 48,
+            "out_channels": 48,
+            "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "up_block_types": ("UpDecoderBlock2D",) * 2,
+            "block_out_channels": (96, 128),
+            "layers_per_block": 1,
+            "latent_channels": 8,
+            "sample_size": 128,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+            "mid_block_add_attention": False,
+        },
+        # Small batches: on a CPU the number of updates, not of images, limits the first hour.
+        autoencoder_training=Hyperparameters(
+            batch_size=8, learning_rate=5e-4, warmup_steps=200, ema_decay=0.999
+        ),
+        predictor=_POSTCARDS_SIT | {"depth": 16},
+        predictor_training=Hyperparameters(
+            batch_size=64, learning_rate=1e-3, warmup_steps=300, ema_decay=0.9995
+        ),
+        refiner=_POSTCARDS_SIT | {"depth": 1},
+        refiner_training=Hyperparameters(
+            batch_size=64, learning_rate=1e-3, warmup_steps=200, ema_decay=0.9995
+        ),
+        num_latents=50_000,
+    )
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Return the recipe called `name`. Raises ValueError, naming the known ones."""
+    if name not in RECIPES:
+        raise ValueError(f"recipe {name!r} is not known; there is {', '.join(RECIPES)}")
+    return RECIPES[name]
