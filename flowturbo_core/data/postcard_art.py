@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFilter
 
-from flowturbo_core.data.postcard_landscapes import LANDSCAPES, Ground, Sky, paint_sky
+from flowturbo_core.data.postcard_landscapes import LANDSCAPES, Ground, paint_sky
 from flowturbo_core.data.postcard_tools import (
     IMAGE_SIZE,
     Chance,
@@ -19,6 +19,7 @@ from flowturbo_core.data.postcard_tools import (
     luma,
     mix,
     palette_of,
+    scattered,
     tones_of,
 )
 
@@ -26,29 +27,26 @@ if TYPE_CHECKING:
     from flowturbo_core.data.postcards import Scene
 
 HEIGHTS = {"large": 67.0, "small": 38.0}
-CENTRES = {"left": 0.275 * IMAGE_SIZE, "centre": 0.5 * IMAGE_SIZE, "right": 0.725 * IMAGE_SIZE}
+CENTRES = {"left": 0.28 * IMAGE_SIZE, "centre": 0.5 * IMAGE_SIZE, "right": 0.72 * IMAGE_SIZE}
 FEET = {  # y of the foot of (large, small) subjects
-    "ground": (109, 104),
-    "rock": (101, 101),
-    "afloat": (107, 101),
-    "range": (85, 85),
+    "ground": (109, 104), "rock": (101, 101), "afloat": (107, 101), "range": (85, 85),
     "sky": (82, 64),
 }
 
 
 def paint(scene: Scene, figure: Figure | None) -> Image.Image:
     """Paint a scene, RGB 128 x 128; figure is None for a scene without a subject."""
-    chance = Chance(scene.seed, stream=1)
+    # Streams of their own keep each part as it is when an attribute changes another.
+    where, above, land = (Chance(scene.seed, stream) for stream in (1, 2, 3))
     palette = palette_of(scene.time, scene.weather)
-    horizon = chance.uniform(76, 82)
-    position = scene.position or chance.pick(tuple(CENTRES))
-    focus = CENTRES[position] + chance.uniform(-1.5, 1.5)
+    horizon, shift = where.uniform(76, 82), where.uniform(-1.2, 1.2)
+    focus = CENTRES[scene.position or where.pick(tuple(CENTRES))] + shift
     poster = Poster(palette.sky, horizon)
-    sky = paint_sky(scene, poster, palette, chance, horizon)
-    ground = Ground(poster, palette, chance, sky, horizon, focus)
+    sky = paint_sky(scene, poster, palette, above, horizon)
+    ground = Ground(poster, palette, land, sky, horizon, focus)
     landscape = LANDSCAPES[scene.setting]
     landscape.back(ground)
-    _weather(scene, poster, palette, Chance(scene.seed, stream=2), 0.0)
+    _weather(scene, poster, palette, slice(0, 9))
     if figure and figure.stance == "range":
         _stand(scene, ground, figure)
         landscape.front(ground)
@@ -59,18 +57,18 @@ def paint(scene: Scene, figure: Figure | None) -> Image.Image:
         if figure:
             _stand(scene, ground, figure)
     landscape.near(ground)
-    _weather(scene, poster, palette, Chance(scene.seed, stream=4), 0.5)
+    _weather(scene, poster, palette, slice(9, 18))
     return poster.image()
 
 
-def _weather(scene: Scene, poster: Poster, palette: Palette, chance: Chance, shift: float) -> None:
-    """Few bold marks, on paths that `shift` moves: half go behind the subject, half before it."""
+def _weather(scene: Scene, poster: Poster, palette: Palette, part: slice) -> None:
+    """Few bold marks, of which one part falls behind the subject and one before it."""
     if scene.weather not in ("rainy", "snowy"):
         return
+    chance = Chance(scene.seed, stream=4)
     drop = mix(palette.sky[-1], (235, 242, 255), 0.6)
-    for k in range(9):
-        x = IMAGE_SIZE * ((0.05 + 0.6 * shift + k * 0.618 + chance.uniform(0, 0.12)) % 1)
-        y = IMAGE_SIZE * ((0.17 + shift + k * 0.377 + chance.uniform(0, 0.1)) % 1)
+    for across, down in scattered(chance, 18)[part]:
+        x, y = IMAGE_SIZE * across, IMAGE_SIZE * down
         if scene.weather == "snowy":
             radius = chance.uniform(2.0, 3.0)
             poster.oval(x, y, radius, radius, palette.snow[0], 0.92, 1.6)
@@ -82,7 +80,7 @@ def _weather(scene: Scene, poster: Poster, palette: Palette, chance: Chance, shi
 def _stand(scene: Scene, g: Ground, figure: Figure, reflected: int | None = None) -> None:
     """Draw the subject with its shadow or reflection, or, given the water's edge, its image in
     the water alone."""
-    tones, chance = tones_of(scene.colour, scene.time), Chance(scene.seed, stream=3)
+    tones, chance = tones_of(scene.colour, scene.time), Chance(scene.seed, stream=6)
     height, foot = HEIGHTS[scene.size], float(FEET[figure.stance][scene.size == "small"])
     if figure.stance == "sky":
         foot += chance.uniform(-3, 3)
@@ -93,16 +91,9 @@ def _stand(scene: Scene, g: Ground, figure: Figure, reflected: int | None = None
         _reflect(g.poster, ink, pen, int(foot), reflected)
         return
     if figure.stance == "ground":
-        away = 0.16 if g.sky.from_left else -0.16
-        g.poster.oval(
-            g.focus + away * height,
-            foot + 0.5,
-            0.4 * height,
-            0.05 * height,
-            mix(g.palette.meadow[1], (24, 18, 56), 0.55),
-            0.5,
-            2.5,
-        )
+        away = 0.11 if g.sky.from_left else -0.11
+        g.poster.oval(g.focus + away * height, foot + 0.5, 0.34 * height, 0.05 * height,
+                      mix(g.palette.meadow[1], (24, 18, 56), 0.55), 0.5, 2.5)
     if figure.stance == "afloat":
         _reflect(g.poster, ink, pen, int(foot), int(foot))
     if figure.stance == "rock" and scene.time == "night":
@@ -126,7 +117,7 @@ def _place(g: Ground, tones: Tones, ink: np.ndarray, pen: Pen) -> None:
 
 def _reflect(poster: Poster, ink: np.ndarray, pen: Pen, foot: int, edge: int) -> None:
     """The subject upside down in the water below `edge`, fading with depth."""
-    above = ink[:, : foot - pen.top][:, ::-1][:, : IMAGE_SIZE - edge]
+    above = ink[:, :foot - pen.top][:, ::-1][:, :IMAGE_SIZE - edge]
     depth, width = above.shape[1:]
     fade = 0.42 * (1 - np.arange(depth, dtype=np.float32) / (depth + 8))[:, None]
     region = poster.window(pen.left, edge, width, depth)

@@ -19,38 +19,33 @@ from flowturbo_core.data.postcard_tools import (
     bend,
     mix,
     ripple,
+    scattered,
     turned,
 )
 
 if TYPE_CHECKING:
     from flowturbo_core.data.postcards import Scene
 
-GOLDEN = 0.618  # steps of the golden section spread few things evenly without a pattern
 
 
 # Skies --------------------------------------------------------------------------------------
 
-
 class Sky(NamedTuple):
-    """Where the light stands: its place, and whether it falls from the left."""
+    """Where the light stands, and whether it falls from the left."""
 
     x: float
-    y: float
     from_left: bool
 
 
-def paint_sky(
-    scene: Scene, poster: Poster, palette: Palette, chance: Chance, horizon: float
-) -> Sky:
+def paint_sky(scene: Scene, poster: Poster, palette: Palette, chance: Chance,
+              horizon: float) -> Sky:
     """Stars, sun or moon, and clouds. The light stands opposite to a subject at one side."""
     from_left = {"left": False, "right": True}.get(scene.position or "", chance.happens(0.5))
     x = chance.uniform(14, 36) if from_left else chance.uniform(92, 114)
-    y = {
-        "dawn": horizon - chance.uniform(6, 16),
-        "day": chance.uniform(14, 26),
-        "sunset": horizon - chance.uniform(2, 12),
-        "night": chance.uniform(15, 27),
-    }[scene.time]
+    y = {"dawn": horizon - chance.uniform(6, 16), "day": chance.uniform(14, 26),
+         "sunset": horizon - chance.uniform(2, 12), "night": chance.uniform(15, 27)}[scene.time]
+    if scene.weather == "rainy" and scene.time in ("day", "night"):
+        y += 13  # below the bank of clouds
     veil = {"clear": 1.0, "cloudy": 0.8, "rainy": 0.4, "snowy": 0.7}[scene.weather]
     radius = {"dawn": 10, "day": 8, "sunset": 13, "night": 8.5}[scene.time]
     poster.glow(x, y, 3.2 * radius, palette.glow, 0.75 * veil)
@@ -61,28 +56,19 @@ def paint_sky(
     else:
         poster.oval(x, y, radius, radius, palette.sun, min(1, veil + 0.25))
     _clouds(scene, poster, palette, chance, horizon)
-    return Sky(x, y, from_left)
+    return Sky(x, from_left)
 
 
 def _stars(poster: Poster, chance: Chance, horizon: float, moon_x: float, moon_y: float) -> None:
-    first, rise = chance.uniform(0, 1), chance.uniform(0, 1)
-    for k in range(chance.whole(8, 12)):
-        x = IMAGE_SIZE * ((first + k * GOLDEN) % 1)
-        y = 4 + (0.72 * horizon - 4) * ((rise + k * 0.277) % 1)
+    for k, (across, down) in enumerate(scattered(chance, chance.whole(8, 12))):
+        x, y = IMAGE_SIZE * across, 4 + (0.72 * horizon - 4) * down
         radius = 1.7 if k % 3 == 0 else 1.2
         if abs(x - moon_x) + abs(y - moon_y) > 26:
             poster.oval(x, y, radius, radius, (255, 250, 226), 0.9, 1.3)
 
 
-def _moon(
-    poster: Poster,
-    palette: Palette,
-    chance: Chance,
-    x: float,
-    y: float,
-    radius: float,
-    opacity: float,
-) -> None:
+def _moon(poster: Poster, palette: Palette, chance: Chance, x: float, y: float, radius: float,
+          opacity: float) -> None:
     if chance.happens(0.5):
         poster.oval(x, y, radius, radius, palette.sun, opacity)
         return
@@ -98,40 +84,26 @@ def _clouds(scene: Scene, poster: Poster, palette: Palette, chance: Chance, hori
         "rainy": (4, (46, 60), 8, 22),
         "snowy": (2, (28, 42), 18, 0.55 * horizon),
     }[scene.weather]
-    first = chance.uniform(0, 1)
-    for k in range(count):
-        x = IMAGE_SIZE * ((first + k * GOLDEN) % 1)
-        y = (
-            chance.uniform(top, low)
-            if scene.weather != "cloudy"
-            else (top + (low - top) * ((0.1 + k * 0.31 + chance.uniform(0, 0.1)) % 1))
-        )
-        _cloud(poster, palette, x, y, chance.uniform(*width), chance)
+    for across, down in scattered(chance, count):
+        y = top + (low - top) * down
+        _cloud(poster, palette, IMAGE_SIZE * across, y, chance.uniform(*width), chance)
 
 
-def _cloud(
-    poster: Poster, palette: Palette, x: float, y: float, width: float, chance: Chance
-) -> None:
+def _cloud(poster: Poster, palette: Palette, x: float, y: float, width: float,
+           chance: Chance) -> None:
     """A flat foot and three round heads; y is the foot."""
     w, lean = width / 2, chance.uniform(-0.15, 0.15)
-    ovals = [
-        (x + (lean - 0.05) * w, y - 0.3 * w, 0.36 * w, 0.36 * w),
-        (x + (lean + 0.42) * w, y - 0.2 * w, 0.27 * w, 0.26 * w),
-        (x + (lean - 0.48) * w, y - 0.16 * w, 0.24 * w, 0.22 * w),
-        (x - 0.78 * w, y - 0.09 * w, 0.22 * w, 0.1 * w),
-        (x + 0.78 * w, y - 0.09 * w, 0.22 * w, 0.1 * w),
-    ]
-    foot = [
-        (x - 0.8 * w, y - 0.19 * w),
-        (x + 0.8 * w, y - 0.19 * w),
-        (x + 0.8 * w, y + 0.01 * w),
-        (x - 0.8 * w, y + 0.01 * w),
-    ]
+    ovals = [(x + (lean - 0.05) * w, y - 0.3 * w, 0.36 * w, 0.36 * w),
+             (x + (lean + 0.42) * w, y - 0.2 * w, 0.27 * w, 0.26 * w),
+             (x + (lean - 0.48) * w, y - 0.16 * w, 0.24 * w, 0.22 * w),
+             (x - 0.78 * w, y - 0.09 * w, 0.22 * w, 0.1 * w),
+             (x + 0.78 * w, y - 0.09 * w, 0.22 * w, 0.1 * w)]
+    foot = [(x - 0.8 * w, y - 0.19 * w), (x + 0.8 * w, y - 0.19 * w), (x + 0.8 * w, y + 0.01 * w),
+            (x - 0.8 * w, y + 0.01 * w)]
     poster.shapes(ovals, [foot], palette.cloud, 0.92)
 
 
 # Landscapes ---------------------------------------------------------------------------------
-
 
 class Ground(NamedTuple):
     """What a landscape needs to know of its picture."""
@@ -238,18 +210,10 @@ def _water(g: Ground, level: float) -> None:
     for k in range(5):
         half = (9, 5, 8, 12, 7)[k] * g.chance.uniform(0.85, 1.2)
         y = level + 2.5 + k * (4.5 + 0.7 * k)
-        g.poster.oval(
-            g.sky.x + g.chance.uniform(-1.5, 1.5),
-            y,
-            half,
-            1.0 + 0.18 * k,
-            g.palette.sun,
-            0.62 - 0.07 * k,
-        )
-    first = g.chance.uniform(0, 1)
-    for k in range(4):
-        y = level + 8 + (depth - 14) * ((0.2 + k * 0.37) % 1)
-        x = IMAGE_SIZE * ((first + k * GOLDEN) % 1)
+        g.poster.oval(g.sky.x + g.chance.uniform(-1.5, 1.5), y, half, 1.0 + 0.18 * k,
+                      g.palette.sun, 0.62 - 0.07 * k)
+    for across, down in scattered(g.chance, 4):
+        x, y = IMAGE_SIZE * across, level + 8 + (depth - 14) * down
         g.poster.oval(x, y, 6 + (y - level) * 0.16, 0.9 + (y - level) * 0.012, g.palette.foam, 0.34)
 
 
@@ -257,9 +221,8 @@ def _coast_back(g: Ground) -> None:
     if g.chance.happens(0.5):  # a distant coast, opposite to the sun
         far, side = g.palette.far[0], 1 if g.sky.from_left else -1
         ridge = g.horizon - 9 + np.maximum(0, 10 - side * (COLUMNS[0] - 64)) * 0.22
-        g.poster.land(
-            ridge + ripple(g.chance, 0, 2, 2), (far, mix(far, g.palette.sky[-1], 0.4)), 12
-        )
+        ridge += ripple(g.chance, 0, 2, 2)
+        g.poster.land(ridge, (far, mix(far, g.palette.sky[-1], 0.4)), 12)
 
 
 def _sea_front(g: Ground) -> None:
@@ -273,22 +236,10 @@ def _shore_front(g: Ground) -> None:
     x, side, top = g.focus, 1 if g.sky.from_left else -1, 99.0
     foam = g.palette.foam
     g.poster.oval(x, 114, 36, 3.4, foam, 0.55, 1.5)
-    outline: list[Point] = [
-        (x - 32, 114),
-        (x - 27, top + 7),
-        (x - 17, top),
-        (x + 17, top),
-        (x + 25, top + 5),
-        (x + 31, 114),
-    ]
-    facet = [
-        (x + side * 5, top),
-        (x + side * 17, top),
-        (x + side * 26, top + 6),
-        (x + side * 31, 114),
-        (x - side * 1, 114),
-        (x + side * 9, top + 7),
-    ]
+    outline: list[Point] = [(x - 32, 114), (x - 27, top + 7), (x - 17, top), (x + 17, top),
+                            (x + 25, top + 5), (x + 31, 114)]
+    facet = [(x + side * 5, top), (x + side * 17, top), (x + side * 26, top + 6),
+             (x + side * 31, 114), (x - side * 1, 114), (x + side * 9, top + 7)]
     g.poster.shapes([], [outline], (light, mix(light, dark, 0.45)))
     g.poster.shapes([], [facet], (mix(light, dark, 0.6), dark))
     grass = mix(*g.palette.meadow, 0.25)
@@ -317,14 +268,8 @@ def _desert_back(g: Ground) -> None:
     haze, far = g.palette.sky[-1], g.palette.far[0]
     x = 64 + g.free * g.chance.uniform(28, 44)
     top, foot = g.horizon - g.chance.uniform(12, 20), g.horizon + 8
-    mesa = [
-        (x - 25, foot),
-        (x - 17, top + 4),
-        (x - 13, top),
-        (x + 12, top),
-        (x + 17, top + 5),
-        (x + 24, foot),
-    ]
+    mesa = [(x - 25, foot), (x - 17, top + 4), (x - 13, top), (x + 12, top), (x + 17, top + 5),
+            (x + 24, foot)]
     g.poster.land(ripple(g.chance, g.horizon - 2, 3, 1.2), (far, mix(far, haze, 0.3)), 10)
     rock = mix(g.palette.desert[1], mix(far, haze, 0.3), 0.45)
     g.poster.shapes([], [mesa], (rock, mix(rock, haze, 0.35)))
@@ -342,15 +287,13 @@ def _dune(g: Ground, x: float, y: float) -> None:
     """A great dune: a lit flank, and a lee side behind an S-shaped crest."""
     light, dark = g.palette.desert
     lee = 1 if g.sky.from_left else -1
-    climb = bend((x - 95, y + 36), (x - 38, y + 24), (x, y)) + bend(
-        (x, y), (x + 38, y + 24), (x + 95, y + 36)
-    )
-    g.poster.shapes([], [climb], (light, mix(light, dark, 0.35)))
-    crest = bend((x, y), (x + lee * 20, y + 12), (x + lee * 4, y + 22), 8)
-    crest += bend((x + lee * 4, y + 22), (x - lee * 8, y + 29), (x + lee * 6, y + 37), 8)
-    flank = bend((x + lee * 95, y + 37), (x + lee * 38, y + 24), (x, y))
-    tone = mix(light, dark, 0.62)
-    g.poster.shapes([], [crest + flank], (tone, mix(tone, light, 0.3)))
+    left, right = (bend((x, y), (x + k * 45, y + 9), (x + k * 95, y + 36)) for k in (-1, 1))
+    g.poster.shapes([], [left[::-1] + right], (light, mix(light, dark, 0.35)))
+    crest = bend((x, y), (x + lee * 18, y + 7), (x + lee * 3, y + 17), 8)
+    crest += bend((x + lee * 3, y + 17), (x - lee * 8, y + 25), (x + lee * 8, y + 37), 8)
+    flank = (right if lee > 0 else left)[::-1]
+    tone = mix(light, dark, 0.6)
+    g.poster.shapes([], [crest + flank], (tone, mix(tone, light, 0.35)))
 
 
 def _dune_near(g: Ground) -> None:
