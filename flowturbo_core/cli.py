@@ -12,7 +12,10 @@ import torch
 import typer
 
 from flowturbo_core.devices import resolve_device, resolve_dtype
-from flowturbo_core.models.catalog import DEFAULT_MODEL, bundled_models
+from flowturbo_core.evaluation import speed
+from flowturbo_core.evaluation.speed import random_pipeline, write_json
+from flowturbo_core.models.bundle import bundle_autoencoder, bundle_class_conditional
+from flowturbo_core.models.catalog import DEFAULT_MODEL, MODELS_FOLDER, bundled_models
 from flowturbo_core.models.convert import convert_sit
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.training import commands
@@ -159,6 +162,52 @@ def convert(
     """Turn released checkpoints into a model folder."""
     convert_sit(predictor, vae, num_heads, output, refiner, raw)
     print(f"wrote {output}")
+
+
+@app.command()
+def bundle(
+    autoencoder: Annotated[Path, typer.Option(help="Trained autoencoder, a model folder.")],
+    predictor: Annotated[Path, typer.Option(help="Trained predictor, a model folder.")],
+    refiner: Annotated[Path, typer.Option(help="Trained refiner, a model folder.")],
+    default_plan: Annotated[str, typer.Option(help="The plan where none is given.")] = "H1P5R3",
+    default_guidance_scale: Annotated[float, typer.Option(help="Where none is given.")] = 1.5,
+    output: Annotated[Path, typer.Option(help="Folder of the catalogue.")] = MODELS_FOLDER,
+) -> None:
+    """Make the bundled models, with their cards, out of finished trainings."""
+    settings = {"default_plan": default_plan, "default_guidance_scale": default_guidance_scale}
+    bundle_autoencoder(autoencoder, output / "postcards-autoencoder")
+    bundle_class_conditional(
+        predictor, refiner, "postcards-autoencoder", output / "postcards-sit", settings
+    )
+
+
+@app.command()
+def bench(
+    plans: Annotated[str, typer.Option(help="Plans to time, separated by commas.")],
+    json_file: Annotated[Path, typer.Option("--json", help="File for the measurements.")],
+    model: Model = DEFAULT_MODEL,
+    architecture: Annotated[
+        str | None, typer.Option(help="Time random weights of this size, such as sit-xl-2.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images made together.")] = 8,
+    repeats: Annotated[int, typer.Option(help="Rounds through all plans.")] = 7,
+    guidance_scale: Annotated[float | None, typer.Option(help="1 is no guidance.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Time plans against each other, in turn within one run."""
+    target = resolve_device(device)
+    number_format = resolve_dtype(dtype, target)
+    if architecture is None:
+        pipeline = ClassConditionalPipeline.from_pretrained(model, target, number_format)
+    else:
+        pipeline = random_pipeline(architecture, target, number_format)
+    result = {"model": architecture or model} | speed.bench(
+        pipeline, _split(plans), batch_size, repeats, guidance_scale
+    )
+    write_json(result, json_file)
+    for row in result["rows"]:
+        print(f"{row['plan']:12} {row['ms_per_image']:10.2f} ms/img  ratio {row['ratio']:.3f}")
 
 
 def _split(text: str) -> list[str]:

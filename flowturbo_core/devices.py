@@ -1,5 +1,9 @@
 """Which device and number format to compute in: names in, torch objects out, or one sentence."""
 
+import os
+import platform
+from pathlib import Path
+
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,3 +48,13 @@ def synchronize(device: torch.device) -> None:
     """Wait until `device` has done all it was given, so that a clock read afterwards is honest."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return what `device` is, in words, for a record of what was measured on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")  # where there is none, Python knows the architecture at least
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 HEIGHTS = {"large": 67.0, "small": 38.0}
 CENTRES = {"left": 0.28 * IMAGE_SIZE, "centre": 0.5 * IMAGE_SIZE, "right": 0.72 * IMAGE_SIZE}
 FEET = {  # y of the foot of (large, small) subjects
-    "ground": (109, 104), "rock": (101, 101), "afloat": (107, 101), "range": (85, 85),
+    "ground": (109, 104),
+    "rock": (101, 101),
+    "afloat": (107, 101),
+    "range": (85, 85),
     "sky": (82, 64),
 }
 
@@ -78,8 +81,10 @@ def _weather(scene: Scene, poster: Poster, palette: Palette, part: slice) -> Non
 
 
 def _stand(scene: Scene, g: Ground, figure: Figure, reflected: int | None = None) -> None:
-    """Draw the subject with its shadow or reflection, or, given the water's edge, its image in
-    the water alone."""
+    """Draw the subject with its shadow or reflection.
+
+    Given the water's edge, draw only its image in the water.
+    """
     tones, chance = tones_of(scene.colour, scene.time), Chance(scene.seed, stream=6)
     height, foot = HEIGHTS[scene.size], float(FEET[figure.stance][scene.size == "small"])
     if figure.stance == "sky":
@@ -92,8 +97,15 @@ def _stand(scene: Scene, g: Ground, figure: Figure, reflected: int | None = None
         return
     if figure.stance == "ground":
         away = 0.11 if g.sky.from_left else -0.11
-        g.poster.oval(g.focus + away * height, foot + 0.5, 0.34 * height, 0.05 * height,
-                      mix(g.palette.meadow[1], (24, 18, 56), 0.55), 0.5, 2.5)
+        g.poster.oval(
+            g.focus + away * height,
+            foot + 0.5,
+            0.34 * height,
+            0.05 * height,
+            mix(g.palette.meadow[1], (24, 18, 56), 0.55),
+            0.5,
+            2.5,
+        )
     if figure.stance == "afloat":
         _reflect(g.poster, ink, pen, int(foot), int(foot))
     if figure.stance == "rock" and scene.time == "night":
@@ -117,7 +129,7 @@ def _place(g: Ground, tones: Tones, ink: np.ndarray, pen: Pen) -> None:
 
 def _reflect(poster: Poster, ink: np.ndarray, pen: Pen, foot: int, edge: int) -> None:
     """The subject upside down in the water below `edge`, fading with depth."""
-    above = ink[:, :foot - pen.top][:, ::-1][:, :IMAGE_SIZE - edge]
+    above = ink[:, : foot - pen.top][:, ::-1][:, : IMAGE_SIZE - edge]
     depth, width = above.shape[1:]
     fade = 0.42 * (1 - np.arange(depth, dtype=np.float32) / (depth + 8))[:, None]
     region = poster.window(pen.left, edge, width, depth)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from flowturbo_core.data.postcards import Scene
 
 
-
 # Skies --------------------------------------------------------------------------------------
+
 
 class Sky(NamedTuple):
     """Where the light stands, and whether it falls from the left."""
@@ -37,13 +37,18 @@ class Sky(NamedTuple):
     from_left: bool
 
 
-def paint_sky(scene: Scene, poster: Poster, palette: Palette, chance: Chance,
-              horizon: float) -> Sky:
+def paint_sky(
+    scene: Scene, poster: Poster, palette: Palette, chance: Chance, horizon: float
+) -> Sky:
     """Stars, sun or moon, and clouds. The light stands opposite to a subject at one side."""
     from_left = {"left": False, "right": True}.get(scene.position or "", chance.happens(0.5))
     x = chance.uniform(14, 36) if from_left else chance.uniform(92, 114)
-    y = {"dawn": horizon - chance.uniform(6, 16), "day": chance.uniform(14, 26),
-         "sunset": horizon - chance.uniform(2, 12), "night": chance.uniform(15, 27)}[scene.time]
+    y = {
+        "dawn": horizon - chance.uniform(6, 16),
+        "day": chance.uniform(14, 26),
+        "sunset": horizon - chance.uniform(2, 12),
+        "night": chance.uniform(15, 27),
+    }[scene.time]
     if scene.weather == "rainy" and scene.time in ("day", "night"):
         y += 13  # below the bank of clouds
     veil = {"clear": 1.0, "cloudy": 0.8, "rainy": 0.4, "snowy": 0.7}[scene.weather]
@@ -67,8 +72,15 @@ def _stars(poster: Poster, chance: Chance, horizon: float, moon_x: float, moon_y
             poster.oval(x, y, radius, radius, (255, 250, 226), 0.9, 1.3)
 
 
-def _moon(poster: Poster, palette: Palette, chance: Chance, x: float, y: float, radius: float,
-          opacity: float) -> None:
+def _moon(
+    poster: Poster,
+    palette: Palette,
+    chance: Chance,
+    x: float,
+    y: float,
+    radius: float,
+    opacity: float,
+) -> None:
     if chance.happens(0.5):
         poster.oval(x, y, radius, radius, palette.sun, opacity)
         return
@@ -89,21 +101,29 @@ def _clouds(scene: Scene, poster: Poster, palette: Palette, chance: Chance, hori
         _cloud(poster, palette, IMAGE_SIZE * across, y, chance.uniform(*width), chance)
 
 
-def _cloud(poster: Poster, palette: Palette, x: float, y: float, width: float,
-           chance: Chance) -> None:
+def _cloud(
+    poster: Poster, palette: Palette, x: float, y: float, width: float, chance: Chance
+) -> None:
     """A flat foot and three round heads; y is the foot."""
     w, lean = width / 2, chance.uniform(-0.15, 0.15)
-    ovals = [(x + (lean - 0.05) * w, y - 0.3 * w, 0.36 * w, 0.36 * w),
-             (x + (lean + 0.42) * w, y - 0.2 * w, 0.27 * w, 0.26 * w),
-             (x + (lean - 0.48) * w, y - 0.16 * w, 0.24 * w, 0.22 * w),
-             (x - 0.78 * w, y - 0.09 * w, 0.22 * w, 0.1 * w),
-             (x + 0.78 * w, y - 0.09 * w, 0.22 * w, 0.1 * w)]
-    foot = [(x - 0.8 * w, y - 0.19 * w), (x + 0.8 * w, y - 0.19 * w), (x + 0.8 * w, y + 0.01 * w),
-            (x - 0.8 * w, y + 0.01 * w)]
+    ovals = [
+        (x + (lean - 0.05) * w, y - 0.3 * w, 0.36 * w, 0.36 * w),
+        (x + (lean + 0.42) * w, y - 0.2 * w, 0.27 * w, 0.26 * w),
+        (x + (lean - 0.48) * w, y - 0.16 * w, 0.24 * w, 0.22 * w),
+        (x - 0.78 * w, y - 0.09 * w, 0.22 * w, 0.1 * w),
+        (x + 0.78 * w, y - 0.09 * w, 0.22 * w, 0.1 * w),
+    ]
+    foot = [
+        (x - 0.8 * w, y - 0.19 * w),
+        (x + 0.8 * w, y - 0.19 * w),
+        (x + 0.8 * w, y + 0.01 * w),
+        (x - 0.8 * w, y + 0.01 * w),
+    ]
     poster.shapes(ovals, [foot], palette.cloud, 0.92)
 
 
 # Landscapes ---------------------------------------------------------------------------------
+
 
 class Ground(NamedTuple):
     """What a landscape needs to know of its picture."""
@@ -210,8 +230,14 @@ def _water(g: Ground, level: float) -> None:
     for k in range(5):
         half = (9, 5, 8, 12, 7)[k] * g.chance.uniform(0.85, 1.2)
         y = level + 2.5 + k * (4.5 + 0.7 * k)
-        g.poster.oval(g.sky.x + g.chance.uniform(-1.5, 1.5), y, half, 1.0 + 0.18 * k,
-                      g.palette.sun, 0.62 - 0.07 * k)
+        g.poster.oval(
+            g.sky.x + g.chance.uniform(-1.5, 1.5),
+            y,
+            half,
+            1.0 + 0.18 * k,
+            g.palette.sun,
+            0.62 - 0.07 * k,
+        )
     for across, down in scattered(g.chance, 4):
         x, y = IMAGE_SIZE * across, level + 8 + (depth - 14) * down
         g.poster.oval(x, y, 6 + (y - level) * 0.16, 0.9 + (y - level) * 0.012, g.palette.foam, 0.34)
@@ -236,10 +262,22 @@ def _shore_front(g: Ground) -> None:
     x, side, top = g.focus, 1 if g.sky.from_left else -1, 99.0
     foam = g.palette.foam
     g.poster.oval(x, 114, 36, 3.4, foam, 0.55, 1.5)
-    outline: list[Point] = [(x - 32, 114), (x - 27, top + 7), (x - 17, top), (x + 17, top),
-                            (x + 25, top + 5), (x + 31, 114)]
-    facet = [(x + side * 5, top), (x + side * 17, top), (x + side * 26, top + 6),
-             (x + side * 31, 114), (x - side * 1, 114), (x + side * 9, top + 7)]
+    outline: list[Point] = [
+        (x - 32, 114),
+        (x - 27, top + 7),
+        (x - 17, top),
+        (x + 17, top),
+        (x + 25, top + 5),
+        (x + 31, 114),
+    ]
+    facet = [
+        (x + side * 5, top),
+        (x + side * 17, top),
+        (x + side * 26, top + 6),
+        (x + side * 31, 114),
+        (x - side * 1, 114),
+        (x + side * 9, top + 7),
+    ]
     g.poster.shapes([], [outline], (light, mix(light, dark, 0.45)))
     g.poster.shapes([], [facet], (mix(light, dark, 0.6), dark))
     grass = mix(*g.palette.meadow, 0.25)
@@ -268,8 +306,14 @@ def _desert_back(g: Ground) -> None:
     haze, far = g.palette.sky[-1], g.palette.far[0]
     x = 64 + g.free * g.chance.uniform(28, 44)
     top, foot = g.horizon - g.chance.uniform(12, 20), g.horizon + 8
-    mesa = [(x - 25, foot), (x - 17, top + 4), (x - 13, top), (x + 12, top), (x + 17, top + 5),
-            (x + 24, foot)]
+    mesa = [
+        (x - 25, foot),
+        (x - 17, top + 4),
+        (x - 13, top),
+        (x + 12, top),
+        (x + 17, top + 5),
+        (x + 24, foot),
+    ]
     g.poster.land(ripple(g.chance, g.horizon - 2, 3, 1.2), (far, mix(far, haze, 0.3)), 10)
     rock = mix(g.palette.desert[1], mix(far, haze, 0.3), 0.45)
     g.poster.shapes([], [mesa], (rock, mix(rock, haze, 0.35)))

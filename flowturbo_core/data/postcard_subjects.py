@@ -34,6 +34,7 @@ def _door(pen: Pen, x: float, half: float, height: float, colour: Colour) -> Non
 
 
 def sailboat(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a sailboat."""
     belly = chance.uniform(0.06, 0.12)
     leech = bend((0.07, 0.99), (0.34 + belly, 0.55), (0.45, 0.28), 14)
     luff = bend((-0.02, 0.93), (-0.22 - belly, 0.5), (-0.4, 0.28), 14)
@@ -43,16 +44,27 @@ def sailboat(pen: Pen, tones: Tones, chance: Chance) -> None:
     pen.polygon([(0.0, 0.26), (0.0, 0.93), *luff], tones.light)
     pen.box(0.002, 0.15, 0.048, 1.0, tones.dark)
     stern, bow = (-0.44, 0.22), (0.48, 0.23)
-    hull = [stern, bow, *bend(bow, (0.42, 0.05), (0.28, -0.01)), (-0.27, -0.01),
-            *bend((-0.27, -0.01), (-0.4, 0.06), stern)]
+    hull = [
+        stern,
+        bow,
+        *bend(bow, (0.42, 0.05), (0.28, -0.01)),
+        (-0.27, -0.01),
+        *bend((-0.27, -0.01), (-0.4, 0.06), stern),
+    ]
     pen.polygon(hull, tones.wood)
     keel = mix(tones.wood, tones.dark, 0.55)
-    pen.polygon([*bend((0.28, -0.01), (0.37, 0.03), (0.42, 0.1)),
-                 *bend((-0.4, 0.1), (-0.37, 0.04), (-0.27, -0.01))], keel)
+    pen.polygon(
+        [
+            *bend((0.28, -0.01), (0.37, 0.03), (0.42, 0.1)),
+            *bend((-0.4, 0.1), (-0.37, 0.04), (-0.27, -0.01)),
+        ],
+        keel,
+    )
     pen.polygon([stern, bow, (0.455, 0.155), (-0.425, 0.15)], tones.trim)
 
 
 def mountains(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw mountains."""
     side, left, right = (chance.uniform(-0.03, 0.03) for _ in range(3))
     _peak(pen, tones, -0.29, 0.5 + left, 0.22)
     _peak(pen, tones, 0.27, 0.58 + right, 0.24)
@@ -64,8 +76,9 @@ def _peak(pen: Pen, tones: Tones, x: float, height: float, half: float) -> None:
     foot = -0.1
     at = lambda across, up: (x + across * half, foot + up * (height - foot))  # noqa: E731
     pen.polygon([at(-1, 0), at(0, 1), at(1, 0)], tones.shade)
-    pen.polygon([at(-1, 0), at(0, 1), at(0.1, 0.62), at(-0.04, 0.44), at(0.16, 0.2), at(0.1, 0)],
-                tones.base)
+    pen.polygon(
+        [at(-1, 0), at(0, 1), at(0.1, 0.62), at(-0.04, 0.44), at(0.16, 0.2), at(0.1, 0)], tones.base
+    )
     pen.polygon([at(-1, 0), at(0, 1), at(-0.1, 0.55), at(-0.26, 0.38), at(-0.38, 0)], tones.light)
     snow, snow_shade = tones.trim, tones.trim_shade
     if luma(snow) < 150:  # on white rock, ice
@@ -75,23 +88,32 @@ def _peak(pen: Pen, tones: Tones, x: float, height: float, half: float) -> None:
 
 
 def city(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a city."""
     # left, right, height, tone and roof of each tower, from the back row to the front
-    towers = ((-0.47, -0.3, 0.46, tones.shade, "flat"), (0.3, 0.46, 0.52, tones.shade, "dome"),
-              (-0.21, -0.02, 0.74, tones.base, "slant"), (0.15, 0.34, 0.64, tones.base, "flat"),
-              (-0.36, -0.17, 0.56, tones.light, "flat"), (-0.04, 0.16, 0.84, tones.light, "spire"),
-              (-0.47, -0.29, 0.27, tones.base, "flat"), (0.12, 0.29, 0.36, tones.base, "slant"),
-              (0.33, 0.475, 0.25, tones.light, "flat"))
+    towers = (
+        (-0.47, -0.3, 0.46, tones.shade, "flat"),
+        (0.3, 0.46, 0.52, tones.shade, "dome"),
+        (-0.21, -0.02, 0.74, tones.base, "slant"),
+        (0.15, 0.34, 0.64, tones.base, "flat"),
+        (-0.36, -0.17, 0.56, tones.light, "flat"),
+        (-0.04, 0.16, 0.84, tones.light, "spire"),
+        (-0.47, -0.29, 0.27, tones.base, "flat"),
+        (0.12, 0.29, 0.36, tones.base, "slant"),
+        (0.33, 0.475, 0.25, tones.light, "flat"),
+    )
     for left, right, height, colour, roof in towers:
         _tower(pen, tones, left, right, height * chance.uniform(0.95, 1.05), colour, roof)
 
 
-def _tower(pen: Pen, tones: Tones, left: float, right: float, height: float, colour: Colour,
-           roof: str) -> None:
+def _tower(
+    pen: Pen, tones: Tones, left: float, right: float, height: float, colour: Colour, roof: str
+) -> None:
     middle, width = (left + right) / 2, right - left
     side = mix(tones.shade, *((tones.dark, 0.2) if colour == tones.shade else (colour, 0.2)))
     if roof == "spire":
-        pen.polygon([(middle - 0.045, height), (middle, height + 0.2), (middle + 0.045, height)],
-                    side)
+        pen.polygon(
+            [(middle - 0.045, height), (middle, height + 0.2), (middle + 0.045, height)], side
+        )
     if roof == "dome":
         pen.oval(middle, height, 0.4 * width, 0.4 * width, colour)
     if roof == "slant":
@@ -106,25 +128,36 @@ def _tower(pen: Pen, tones: Tones, left: float, right: float, height: float, col
 
 
 def balloon(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a balloon."""
     half = bend((0.08, 0.2), (0.36, 0.4), (0.38, 0.63)) + arc(0, 0.63, 0.38, 0.37, 0, 0.25)
     for x in (-1, 1):
         ropes = [(0.085 * x, 0.21), (0.06 * x, 0.1), (0.03 * x, 0.1), (0.05 * x, 0.21)]
         pen.polygon(ropes, tones.dark)
     stripe = tones.trim if chance.happens(0.5) else tones.light
-    pen.gores(half, [-1, -0.66, -0.22, 0.22, 0.66, 1],
-           [tones.light, tones.base, stripe, tones.base, tones.shade])
+    pen.gores(
+        half,
+        [-1, -0.66, -0.22, 0.22, 0.66, 1],
+        [tones.light, tones.base, stripe, tones.base, tones.shade],
+    )
     pen.polygon([(-0.085, 0.205), (0.085, 0.205), (0.12, 0.26), (-0.12, 0.26)], tones.dark)
     pen.box(-0.085, 0.0, 0.085, 0.115, tones.wood)
     pen.box(-0.1, 0.09, 0.1, 0.13, tones.trim)
 
 
 def tree(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a tree."""
     lean = chance.uniform(-0.03, 0.03)
     pen.polygon([(-0.075, 0), (0.075, 0), (0.045, 0.5), (-0.045, 0.5)], tones.wood)
     pen.polygon([(0.01, 0), (0.085, 0), (0.05, 0.5), (0.01, 0.5)], tones.dark)
     pen.stroke([(0.02, 0.2), (0.14, 0.36)], 0.045, tones.dark)
-    blobs = [(-0.22, 0.5, 0.2), (0.22, 0.5, 0.2), (-0.14 + lean, 0.68, 0.22),
-             (0.15 + lean, 0.67, 0.22), (lean, 0.78, 0.21), (0.0, 0.5, 0.22)]
+    blobs = [
+        (-0.22, 0.5, 0.2),
+        (0.22, 0.5, 0.2),
+        (-0.14 + lean, 0.68, 0.22),
+        (0.15 + lean, 0.67, 0.22),
+        (lean, 0.78, 0.21),
+        (0.0, 0.5, 0.22),
+    ]
     for x, y, r in blobs:
         pen.oval(x, y, r, r, tones.shade)
     for x, y, r in blobs:
@@ -134,6 +167,7 @@ def tree(pen: Pen, tones: Tones, chance: Chance) -> None:
 
 
 def flower(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a flower."""
     stem = mix(tones.leaf, tones.dark, 0.1)
     pen.stroke(bend((0.0, 0.0), (0.05, 0.3), (0, 0.6), 6), 0.055, stem)
     _leaf(pen, (0.01, 0.06), (-0.3, 0.08), (-0.34, 0.32), (-0.1, 0.3), mix(stem, tones.trim, 0.2))
@@ -153,15 +187,25 @@ def flower(pen: Pen, tones: Tones, chance: Chance) -> None:
 
 
 def cactus(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a cactus."""
     left, right = chance.uniform(0.32, 0.4), chance.uniform(0.26, 0.34)
-    for side, elbow, top, colour in ((-1, left, left + 0.34, tones.base),
-                                     (1, right, right + 0.3, tones.shade)):
+    for side, elbow, top, colour in (
+        (-1, left, left + 0.34, tones.base),
+        (1, right, right + 0.3, tones.shade),
+    ):
         bow = bend((0.2 * side, elbow), (0.34 * side, elbow), (0.34 * side, elbow + 0.14), 5)
         pen.stroke([(0, elbow), *bow, (0.34 * side, top)], 0.16, colour)
     pen.stroke([(-0.37, left + 0.14), (-0.37, left + 0.33)], 0.05, tones.light)
     pen.polygon([(-0.14, 0), *arc(0, 0.83, 0.14, 0.14, 0.5, 0), (0.14, 0)], tones.base)
-    pen.polygon([(0.05, 0), *bend((0.05, 0.8), (0.05, 0.92), (0.02, 0.97), 4),
-                 *arc(0, 0.83, 0.14, 0.14, 0.25, 0), (0.14, 0)], tones.shade)
+    pen.polygon(
+        [
+            (0.05, 0),
+            *bend((0.05, 0.8), (0.05, 0.92), (0.02, 0.97), 4),
+            *arc(0, 0.83, 0.14, 0.14, 0.25, 0),
+            (0.14, 0),
+        ],
+        tones.shade,
+    )
     pen.stroke([(-0.085, 0.07), (-0.085, 0.82)], 0.05, tones.light)
     bloom = (255, 214, 92) if tones.base[1] < 125 and tones.base[0] > 170 else (250, 106, 150)
     for x, y in ((-0.07, 0.965), (0.07, 0.965), (0.0, 1.0)):
@@ -169,6 +213,7 @@ def cactus(pen: Pen, tones: Tones, chance: Chance) -> None:
 
 
 def house(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a house."""
     roof = mix(tones.shade, tones.dark, 0.45)
     front = mix(tones.base, tones.light, 0.45)
     pen.box(0.22, 0.6, 0.34, 0.96, mix(tones.wood, tones.dark, 0.2))
@@ -191,6 +236,7 @@ def house(pen: Pen, tones: Tones, chance: Chance) -> None:
 
 
 def planet(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a planet."""
     ring = (240, 208, 152)
     pen.turn(-chance.uniform(0.25, 0.45), 0, 0.5)
     pen.oval(0, 0.5, 0.51, 0.155, mix(ring, tones.dark, 0.4))
@@ -206,6 +252,7 @@ def planet(pen: Pen, tones: Tones, chance: Chance) -> None:
 
 
 def lighthouse(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a lighthouse."""
     if chance.happens(0.5):  # the keeper's cottage
         pen.box(0.1, 0, 0.42, 0.16, tones.trim)
         pen.box(0.3, 0, 0.42, 0.16, tones.trim_shade)
@@ -226,6 +273,7 @@ def lighthouse(pen: Pen, tones: Tones, chance: Chance) -> None:
 
 
 def windmill(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a windmill."""
     lit = mix(tones.base, tones.light, 0.3)
     pen.polygon([(-0.29, 0), (0.29, 0), (0.17, 0.62), (-0.17, 0.62)], lit)
     pen.polygon([(0.07, 0), (0.29, 0), (0.17, 0.62), (0.04, 0.62)], tones.shade)
@@ -245,6 +293,7 @@ def windmill(pen: Pen, tones: Tones, chance: Chance) -> None:
 
 
 def mushroom(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a mushroom."""
     stem, dim = mix((255, 243, 224), tones.dark, 0.08), mix((214, 196, 196), tones.dark, 0.12)
     foot = bend((0.17, 0.03), (0.11, 0.2), (0.1, 0.5))
     pen.oval(0, 0.03, 0.17, 0.045, dim)
@@ -256,12 +305,18 @@ def mushroom(pen: Pen, tones: Tones, chance: Chance) -> None:
     edge = bend((0, 0.99), (0.3, 0.75), (0.2, 0.44))
     pen.polygon(arc(0, 0.47, 0.47, 0.52, 0, 0.25) + edge, tones.shade)
     _leaf(pen, (-0.4, 0.6), (-0.34, 0.84), (-0.1, 0.93), (-0.28, 0.78), tones.light)
-    for x, y, r in ((-0.17, 0.68, 0.085), (0.08, 0.82, 0.07), (0.15, 0.59, 0.075),
-                    (0.35, 0.62, 0.05), (-0.36, 0.53, 0.045)):
+    for x, y, r in (
+        (-0.17, 0.68, 0.085),
+        (0.08, 0.82, 0.07),
+        (0.15, 0.59, 0.075),
+        (0.35, 0.62, 0.05),
+        (-0.36, 0.53, 0.045),
+    ):
         pen.oval(x, y, r, 0.85 * r, tones.trim)
 
 
 def rocket(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a rocket."""
     pen.turn(-chance.uniform(0.1, 0.4), 0, 0.5)
     reach = chance.uniform(-0.02, 0.04)
     for half, tip, colour in ((0.13, 0.0, (255, 140, 50)), (0.075, 0.09, (255, 226, 120))):
@@ -281,12 +336,20 @@ def rocket(pen: Pen, tones: Tones, chance: Chance) -> None:
 
 
 def fish(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw a fish."""
     pen.turn(chance.uniform(0.5, 0.75), 0, 0.57)
     body, upper, lower = (-0.34, 0.57), (0.06, 1.03), (0.06, 0.13)
     nose = (0.48, 0.56)
-    pen.polygon([(-0.24, 0.6), *bend((-0.3, 0.6), (-0.42, 0.64), (-0.56, 0.82)),
-                 *bend((-0.56, 0.82), (-0.44, 0.57), (-0.54, 0.34)),
-                 *bend((-0.54, 0.34), (-0.42, 0.5), (-0.3, 0.55)), (-0.24, 0.55)], tones.shade)
+    pen.polygon(
+        [
+            (-0.24, 0.6),
+            *bend((-0.3, 0.6), (-0.42, 0.64), (-0.56, 0.82)),
+            *bend((-0.56, 0.82), (-0.44, 0.57), (-0.54, 0.34)),
+            *bend((-0.54, 0.34), (-0.42, 0.5), (-0.3, 0.55)),
+            (-0.24, 0.55),
+        ],
+        tones.shade,
+    )
     pen.polygon([(-0.12, 0.7), *bend((-0.14, 0.92), (0.1, 1.02), (0.22, 0.72))], tones.shade)
     pen.polygon([(-0.1, 0.44), *bend((-0.16, 0.24), (0.0, 0.22), (0.1, 0.42))], tones.shade)
     back, belly = bend(body, upper, nose, 14), bend(body, lower, nose, 14)
@@ -294,15 +357,25 @@ def fish(pen: Pen, tones: Tones, chance: Chance) -> None:
     pen.polygon(belly + bend(nose, (0.06, 0.34), body, 14), mix(tones.trim, tones.light, 0.5))
     for x, top in ((-0.13, 0.71), (0.02, 0.75)):
         pen.polygon([(x, top), (x + 0.075, top + 0.025), (x + 0.06, 0.5), (x, 0.5)], tones.light)
-    pen.polygon([(0.1, 0.56), *bend((0.1, 0.56), (-0.12, 0.5), (-0.1, 0.4)),
-                 *bend((-0.1, 0.4), (0.06, 0.42), (0.1, 0.56))], tones.shade)
+    pen.polygon(
+        [
+            (0.1, 0.56),
+            *bend((0.1, 0.56), (-0.12, 0.5), (-0.1, 0.4)),
+            *bend((-0.1, 0.4), (0.06, 0.42), (0.1, 0.56)),
+        ],
+        tones.shade,
+    )
     pen.oval(0.28, 0.62, 0.068, 0.068, (255, 255, 255))
     pen.oval(0.295, 0.62, 0.04, 0.04, (36, 28, 54))
     pen.turn(0, 0, 0)
     for x, rx, ry in ((-0.24, 0.13, 0.06), (0.22, 0.14, 0.07), (-0.02, 0.2, 0.11)):
         pen.polygon(arc(x, -0.01, rx, ry, 0, 0.5), tones.foam)  # the water it stirs up
-    for x, y, r in ((-0.34, 0.12, 0.03), (-0.2, 0.18, 0.04), (0.16, 0.17, 0.045),
-                    (0.3, 0.14, 0.03)):
+    for x, y, r in (
+        (-0.34, 0.12, 0.03),
+        (-0.2, 0.18, 0.04),
+        (0.16, 0.17, 0.045),
+        (0.3, 0.14, 0.03),
+    ):
         pen.oval(x, y, r, 1.15 * r, tones.foam)
 
 
@@ -314,16 +387,31 @@ def cat(pen: Pen, tones: Tones, chance: Chance) -> None:
     pen.stroke(tail + bend((0.38, 0.26), (0.35, 0.4), (0.42, 0.5), 4), 0.1, tones.shade)
     flank = bend((x + 0.13, 0.6), (x + 0.27, 0.42), (x + 0.28, 0.0))
     pen.polygon(bend((x - 0.28, 0.0), (x - 0.27, 0.42), (x - 0.13, 0.6)) + flank, tones.base)
-    pen.polygon([(x + 0.08, 0.6), *flank, (x + 0.13, 0.0),
-                 *bend((x + 0.13, 0.0), (x + 0.17, 0.3), (x + 0.08, 0.6))], tones.shade)
+    pen.polygon(
+        [
+            (x + 0.08, 0.6),
+            *flank,
+            (x + 0.13, 0.0),
+            *bend((x + 0.13, 0.0), (x + 0.17, 0.3), (x + 0.08, 0.6)),
+        ],
+        tones.shade,
+    )
     pen.polygon([(x - 0.13, 0.52), *bend((x - 0.13, 0.52), (x, 0.12), (x + 0.13, 0.52))], bib)
     for side, paw in ((-1, tones.light), (1, tones.base)):
         pen.polygon(arc(x + 0.11 * side, 0.0, 0.1, 0.085, 0, 0.5), paw)
     for side, ear in ((-1, tones.base), (1, tones.shade)):
-        pen.polygon([(x + 0.27 * side, 0.68), *bend((x + 0.27 * side, 0.68), (x + 0.28 * side, 0.9),
-                     (x + 0.23 * side, 1.0), 4), (x + 0.03 * side, 0.86)], ear)
-        pen.polygon([(x + 0.22 * side, 0.78), (x + 0.205 * side, 0.92), (x + 0.1 * side, 0.85)],
-                    (240, 150, 165))
+        pen.polygon(
+            [
+                (x + 0.27 * side, 0.68),
+                *bend((x + 0.27 * side, 0.68), (x + 0.28 * side, 0.9), (x + 0.23 * side, 1.0), 4),
+                (x + 0.03 * side, 0.86),
+            ],
+            ear,
+        )
+        pen.polygon(
+            [(x + 0.22 * side, 0.78), (x + 0.205 * side, 0.92), (x + 0.1 * side, 0.85)],
+            (240, 150, 165),
+        )
     pen.oval(x, 0.7, 0.27, 0.2, tones.base)
     pen.crescent(x, 0.7, 0.27, 0.2, 0.5, mix(tones.base, tones.shade, 0.6))
     for side in (-1, 1):
@@ -334,6 +422,7 @@ def cat(pen: Pen, tones: Tones, chance: Chance) -> None:
 
 
 def umbrella(pen: Pen, tones: Tones, chance: Chance) -> None:
+    """Draw an umbrella."""
     cloth = mix(tones.base, tones.light, 0.5)
     if chance.happens(0.6):  # a towel on the sand
         pen.polygon([(0.14, 0.0), (0.45, 0.0), (0.48, 0.06), (0.2, 0.06)], tones.trim)

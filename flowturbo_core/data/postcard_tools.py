@@ -38,6 +38,7 @@ class Chance:
         self._random = random.Random(8 * seed + stream)
 
     def uniform(self, low: float, high: float) -> float:
+        """Return a number from `low` to `high`."""
         return low + (high - low) * self._random.random()
 
     def whole(self, low: int, high: int) -> int:
@@ -45,24 +46,29 @@ class Chance:
         return low + int((high - low + 1) * self._random.random())
 
     def pick(self, options: Sequence[T]) -> T:
+        """Return one of `options`, each as likely."""
         return options[int(len(options) * self._random.random())]
 
     def happens(self, probability: float) -> bool:
+        """Return True with this probability."""
         return self._random.random() < probability
 
 
 # Colours ------------------------------------------------------------------------------------
 
+
 def rgb(code: str) -> Colour:
+    """Return the colour of a hexadecimal code, such as "ffcc00"."""
     return int(code[0:2], 16), int(code[2:4], 16), int(code[4:6], 16)
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """a at share 0, b at share 1."""
+    """A at share 0, b at share 1."""
     return tuple(p + (q - p) * share for p, q in zip(a, b, strict=True))
 
 
 def luma(colour: Colour) -> float:
+    """Return the brightness of a colour, 0 to 255."""
     return 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
 
 
@@ -94,21 +100,65 @@ def _palette(*rows: str) -> Palette:
 
 PALETTES = {
     "dawn": _palette(
-        "8488c6 b49ccf f0b2bf ffd9b8 ffe9c9", "fff6e0", "ffe2b4", "fff0e8 ebb9c8", "c8abd0 a88fbf",
-        "b4d0a0 4f8c86", "f6c6c0 7484c2", "fbe0c2 dda58e", "f7c8a4 c97a70", "a893b4 665a86",
-        "fff3f2 c4bce2", "fff1e6", "fff4f2"),
+        "8488c6 b49ccf f0b2bf ffd9b8 ffe9c9",
+        "fff6e0",
+        "ffe2b4",
+        "fff0e8 ebb9c8",
+        "c8abd0 a88fbf",
+        "b4d0a0 4f8c86",
+        "f6c6c0 7484c2",
+        "fbe0c2 dda58e",
+        "f7c8a4 c97a70",
+        "a893b4 665a86",
+        "fff3f2 c4bce2",
+        "fff1e6",
+        "fff4f2",
+    ),
     "day": _palette(
-        "1f86d1 4fabe2 8fd0f0 c9ecf4 eef9ee", "fffbe2", "fff7d0", "ffffff cbe4f2", "a9d5da 79bbb0",
-        "a2d66c 23895a", "68d0da 0f659f", "fdecc0 e8ba74", "fadb98 d98d48", "a5adae 5a6b7b",
-        "ffffff bcd9ee", "f2fdff", "ffffff"),
+        "1f86d1 4fabe2 8fd0f0 c9ecf4 eef9ee",
+        "fffbe2",
+        "fff7d0",
+        "ffffff cbe4f2",
+        "a9d5da 79bbb0",
+        "a2d66c 23895a",
+        "68d0da 0f659f",
+        "fdecc0 e8ba74",
+        "fadb98 d98d48",
+        "a5adae 5a6b7b",
+        "ffffff bcd9ee",
+        "f2fdff",
+        "ffffff",
+    ),
     "sunset": _palette(
-        "432a72 8b357f d94f6b f98a4d ffc763", "fff0b4", "ffb85c", "ffb27a b04a7c", "9c457c 702c6a",
-        "a39a48 243f52", "fd9f5e 4d2468", "f2b072 9c4f6c", "ee8a4c 852f5a", "84506a 452850",
-        "ffd0ba 8765aa", "ffd9a0", "fff0e6"),
+        "432a72 8b357f d94f6b f98a4d ffc763",
+        "fff0b4",
+        "ffb85c",
+        "ffb27a b04a7c",
+        "9c457c 702c6a",
+        "a39a48 243f52",
+        "fd9f5e 4d2468",
+        "f2b072 9c4f6c",
+        "ee8a4c 852f5a",
+        "84506a 452850",
+        "ffd0ba 8765aa",
+        "ffd9a0",
+        "fff0e6",
+    ),
     "night": _palette(
-        "070b2c 0e1a4c 1a2f6c 2b4a8a 48699f", "fff7da", "8fa9dc", "50689f 2b3f76", "2c4882 1e3468",
-        "2f7a70 0a2842", "4470ac 08164a", "9698b8 444b80", "8270a4 352f62", "46558a 1d2750",
-        "c3d5f2 5c76b8", "a9c3ee", "d3d8f2"),
+        "070b2c 0e1a4c 1a2f6c 2b4a8a 48699f",
+        "fff7da",
+        "8fa9dc",
+        "50689f 2b3f76",
+        "2c4882 1e3468",
+        "2f7a70 0a2842",
+        "4470ac 08164a",
+        "9698b8 444b80",
+        "8270a4 352f62",
+        "46558a 1d2750",
+        "c3d5f2 5c76b8",
+        "a9c3ee",
+        "d3d8f2",
+    ),
 }
 
 
@@ -122,14 +172,23 @@ def palette_of(time: str, weather: str) -> Palette:
     if weather == "rainy":
         dull = mix(mix(p.sky[1], p.sky[2], 0.5), (120, 124, 140), 0.55)
         return p._replace(
-            sky=_fade(p.sky, mix(dull, (30, 34, 52), 0.15), 0.36), cloud=_fade(p.cloud, dull, 0.45),
-            far=_fade(p.far, dull, 0.3), meadow=_fade(p.meadow, dull, 0.15),
-            water=_fade(p.water, dull, 0.3), sand=_fade(p.sand, dull, 0.2),
-            desert=_fade(p.desert, dull, 0.2))
+            sky=_fade(p.sky, mix(dull, (30, 34, 52), 0.15), 0.36),
+            cloud=_fade(p.cloud, dull, 0.45),
+            far=_fade(p.far, dull, 0.3),
+            meadow=_fade(p.meadow, dull, 0.15),
+            water=_fade(p.water, dull, 0.3),
+            sand=_fade(p.sand, dull, 0.2),
+            desert=_fade(p.desert, dull, 0.2),
+        )
     if weather == "snowy":
         return p._replace(
-            sky=_fade(p.sky, p.snow[0], 0.14), far=_fade(p.far, p.snow[0], 0.4),
-            rock=_fade(p.rock, p.snow[0], 0.35), meadow=p.snow, sand=p.snow, desert=p.snow)
+            sky=_fade(p.sky, p.snow[0], 0.14),
+            far=_fade(p.far, p.snow[0], 0.4),
+            rock=_fade(p.rock, p.snow[0], 0.35),
+            meadow=p.snow,
+            sand=p.snow,
+            desert=p.snow,
+        )
     if weather == "cloudy":
         return p._replace(sky=_fade(p.sky, p.cloud[1], 0.15))
     return p
@@ -152,10 +211,14 @@ class Tones(NamedTuple):
 
 
 SUBJECT_COLOURS = {  # light side, body, shade side
-    "red": "f25a4c dc2f3c 9e1b3c", "orange": "ffa648 f67f1e c8521c",
-    "yellow": "ffe469 fcca22 d99a12", "green": "74d062 36a850 1b7049",
-    "blue": "5dadf7 2b72de 1d479f", "purple": "b581ec 8746c8 582b94",
-    "pink": "ffb0d0 f776b1 ca488e", "white": "ffffff f3f2ef bfc4d8",
+    "red": "f25a4c dc2f3c 9e1b3c",
+    "orange": "ffa648 f67f1e c8521c",
+    "yellow": "ffe469 fcca22 d99a12",
+    "green": "74d062 36a850 1b7049",
+    "blue": "5dadf7 2b72de 1d479f",
+    "purple": "b581ec 8746c8 582b94",
+    "pink": "ffb0d0 f776b1 ca488e",
+    "white": "ffffff f3f2ef bfc4d8",
 }
 
 
@@ -172,20 +235,29 @@ def tones_of(colour: str, time: str) -> Tones:
 
 # Outlines -----------------------------------------------------------------------------------
 
-def arc(x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 1,
-        steps: int = 32) -> list[Point]:
+
+def arc(
+    x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 1, steps: int = 32
+) -> list[Point]:
     """Points of an oval between two fractions of a full turn (0 = +x, 0.25 = +y)."""
     count = max(6, math.ceil(steps * abs(stop - start)))
     first, step = 6.283185307 * start, 6.283185307 * (stop - start) / count
-    return [(x + rx * math.cos(first + step * k), y + ry * math.sin(first + step * k))
-            for k in range(count + 1)]
+    return [
+        (x + rx * math.cos(first + step * k), y + ry * math.sin(first + step * k))
+        for k in range(count + 1)
+    ]
 
 
 def bend(a: Point, control: Point, b: Point, steps: int = 10) -> list[Point]:
     """A quadratic curve from a to b."""
     ts = [k / steps for k in range(steps + 1)]
-    return [((1 - t) * (1 - t) * a[0] + 2 * t * (1 - t) * control[0] + t * t * b[0],
-             (1 - t) * (1 - t) * a[1] + 2 * t * (1 - t) * control[1] + t * t * b[1]) for t in ts]
+    return [
+        (
+            (1 - t) * (1 - t) * a[0] + 2 * t * (1 - t) * control[0] + t * t * b[0],
+            (1 - t) * (1 - t) * a[1] + 2 * t * (1 - t) * control[1] + t * t * b[1],
+        )
+        for t in ts
+    ]
 
 
 def turned(points: Sequence[Point], angle: float, x: float, y: float) -> list[Point]:
@@ -199,6 +271,7 @@ def ripple(chance: Chance, level: float, swell: float, waves: float = 1.0) -> np
 
     The wave is made of parabolas, exact arithmetic on any machine, unlike numpy's sine.
     """
+
     def wave(turns: float) -> np.ndarray:
         phase = COLUMNS[0] * np.float32(turns / IMAGE_SIZE) + np.float32(chance.uniform(0, 1))
         v = 2 * (phase - np.floor(phase)) - 1
@@ -208,13 +281,16 @@ def ripple(chance: Chance, level: float, swell: float, waves: float = 1.0) -> np
 
 
 def scattered(chance: Chance, count: int) -> list[Point]:
-    """Places in the unit square, evenly spread without a pattern: the R2 sequence (Roberts
-    2018), started anywhere."""
+    """Return places in the unit square, evenly spread without a pattern.
+
+    They are those of the R2 sequence (Roberts, 2018), started anywhere.
+    """
     x, y = chance.uniform(0, 1), chance.uniform(0, 1)
     return [((x + 0.7549 * k) % 1, (y + 0.5698 * k) % 1) for k in range(count)]
 
 
 # The sheet ----------------------------------------------------------------------------------
+
 
 def _span(low: float, high: float) -> tuple[int, int]:
     return max(0, math.floor(low)), min(IMAGE_SIZE, math.ceil(high) + 1)
@@ -245,18 +321,27 @@ class Poster:
 
     def window(self, left: int, top: int, width: int, height: int) -> np.ndarray:
         """A view (3, h, w) of the pixels."""
-        return self.pixels[:, top:top + height, left:left + width]
+        return self.pixels[:, top : top + height, left : left + width]
 
-    def cover(self, coverage: np.ndarray, colour: Colour | np.ndarray, left: int = 0,
-              top: int = 0) -> None:
+    def cover(
+        self, coverage: np.ndarray, colour: Colour | np.ndarray, left: int = 0, top: int = 0
+    ) -> None:
         """Blend a colour, or colours (3, h, w), over coverage (h, w) in 0..1."""
         region = self.window(left, top, coverage.shape[1], coverage.shape[0])
         change = (_planes(colour) if isinstance(colour, tuple) else colour) - region
         change *= coverage
         region += change
 
-    def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour, opacity: float = 1,
-             soft: float = 1) -> None:
+    def oval(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        colour: Colour,
+        opacity: float = 1,
+        soft: float = 1,
+    ) -> None:
         """An oval whose edge fades over about `soft` pixels of its shorter radius."""
         short = min(rx, ry)
         reach = 1 + soft / short / 2
@@ -281,8 +366,13 @@ class Poster:
             below = ROWS[top:] - ridge[None, :]
             self.cover(_clip01(below + 0.5), _gradient(colours, _clip01(below / depth)), 0, top)
 
-    def shapes(self, ovals: Sequence[tuple[float, float, float, float]],
-               polygons: Sequence[Sequence[Point]], colours: Pair, opacity: float = 1) -> None:
+    def shapes(
+        self,
+        ovals: Sequence[tuple[float, float, float, float]],
+        polygons: Sequence[Sequence[Point]],
+        colours: Pair,
+        opacity: float = 1,
+    ) -> None:
         """The union of ovals (x, y, rx, ry) and polygons, shaded from top to bottom."""
         points = [p for polygon in polygons for p in polygon]
         points += [(x + i * rx, y + i * ry) for x, y, rx, ry in ovals for i in (-1, 1)]
@@ -311,6 +401,7 @@ class Poster:
 
 # The pen ------------------------------------------------------------------------------------
 
+
 class Pen:
     """Draws a subject's opaque polygons in its own units on an empty enlarged sheet.
 
@@ -336,16 +427,20 @@ class Pen:
         self._turn = (angle, x, y) if angle else None
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
+        """Fill a polygon."""
         if self._turn:
             points = turned(points, *self._turn)
-        places = [(round(self._x + self._across * x), round(self._y - self._up * y))
-                  for x, y in points]
+        places = [
+            (round(self._x + self._across * x), round(self._y - self._up * y)) for x, y in points
+        ]
         self._draw.polygon(places, fill=(*(round(c) for c in colour), 255))
 
     def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
+        """Fill an ellipse around (x, y)."""
         self.polygon(arc(x, y, rx, ry), colour)
 
     def box(self, left: float, bottom: float, right: float, top: float, colour: Colour) -> None:
+        """Fill a rectangle."""
         self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], colour)
 
     def stroke(self, points: Sequence[Point], width: float, colour: Colour) -> None:
@@ -353,21 +448,27 @@ class Pen:
         for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
             length = math.sqrt((x1 - x0) ** 2 + (y1 - y0) ** 2) or 1
             nx, ny = (y0 - y1) * width / 2 / length, (x1 - x0) * width / 2 / length
-            self.polygon([(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny),
-                          (x0 - nx, y0 - ny)], colour)
+            self.polygon(
+                [(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)],
+                colour,
+            )
         for x, y in points:
             self.polygon(arc(x, y, width / 2, width / 2, steps=16), colour)
 
-    def crescent(self, x: float, y: float, rx: float, ry: float, inner: float,
-                 colour: Colour) -> None:
+    def crescent(
+        self, x: float, y: float, rx: float, ry: float, inner: float, colour: Colour
+    ) -> None:
         """The shaded side (+x) of an oval, whose inner edge bulges to inner * rx."""
         outer = arc(x, y, rx, ry, -0.25, 0.25)
         self.polygon(outer + arc(x, y, inner * rx, ry, 0.25, -0.25), colour)
 
-    def gores(self, outline: Sequence[Point], edges: Sequence[float],
-              colours: Sequence[Colour]) -> None:
-        """Slices of the shape whose half-widths and heights `outline` lists, cut at `edges`
-        of its half-width (-1..1)."""
+    def gores(
+        self, outline: Sequence[Point], edges: Sequence[float], colours: Sequence[Colour]
+    ) -> None:
+        """Fill slices of a shape, cut at `edges` of its half-width (-1..1).
+
+        `outline` lists the shape's half-widths and heights.
+        """
         for low, high, colour in zip(edges, edges[1:], colours, strict=False):
             inner = [(x * low, y) for x, y in outline]
             self.polygon(inner + [(x * high, y) for x, y in reversed(outline)], colour)

@@ -18,8 +18,22 @@ from flowturbo_core.data.postcard_subjects import FIGURES
 from flowturbo_core.data.postcard_tools import IMAGE_SIZE, Chance
 
 __all__ = [
-    "CLASSES", "COLOURS", "IMAGE_SIZE", "POSITIONS", "SETTINGS", "SIZES", "SPLITS", "SUBJECTS",
-    "TIMES", "WEATHERS", "Scene", "caption", "draw", "is_held_out", "postcard", "sample_scene",
+    "CLASSES",
+    "COLOURS",
+    "IMAGE_SIZE",
+    "POSITIONS",
+    "SETTINGS",
+    "SIZES",
+    "SPLITS",
+    "SUBJECTS",
+    "TIMES",
+    "WEATHERS",
+    "Scene",
+    "caption",
+    "draw",
+    "is_held_out",
+    "postcard",
+    "sample_scene",
 ]
 
 SUBJECTS: tuple[str, ...] = tuple(FIGURES)
@@ -35,13 +49,23 @@ SPLITS = ("train", "held_out", "all")
 BACKGROUND_SHARE = 0.08
 
 _FITTING = {  # the settings that suit a subject
-    "sailboat": ("sea", "lake"), "mountains": ("meadow", "lake"), "city": ("lake", "meadow"),
-    "hot-air balloon": ("hills", "meadow", "desert", "sea"), "tree": ("meadow", "hills"),
-    "flower": ("meadow", "hills"), "cactus": ("desert",), "house": ("meadow", "hills"),
-    "ringed planet": ("desert", "hills", "meadow"), "lighthouse": ("shore",),
-    "windmill": ("meadow", "hills"), "mushroom": ("meadow", "hills"),
-    "rocket": ("desert", "hills", "sea"), "fish": ("sea", "lake"), "cat": ("meadow", "hills"),
-    "beach umbrella": ("beach",), BACKGROUND: SETTINGS,
+    "sailboat": ("sea", "lake"),
+    "mountains": ("meadow", "lake"),
+    "city": ("lake", "meadow"),
+    "hot-air balloon": ("hills", "meadow", "desert", "sea"),
+    "tree": ("meadow", "hills"),
+    "flower": ("meadow", "hills"),
+    "cactus": ("desert",),
+    "house": ("meadow", "hills"),
+    "ringed planet": ("desert", "hills", "meadow"),
+    "lighthouse": ("shore",),
+    "windmill": ("meadow", "hills"),
+    "mushroom": ("meadow", "hills"),
+    "rocket": ("desert", "hills", "sea"),
+    "fish": ("sea", "lake"),
+    "cat": ("meadow", "hills"),
+    "beach umbrella": ("beach",),
+    BACKGROUND: SETTINGS,
 }
 
 
@@ -88,6 +112,7 @@ def _check_seed(seed: int) -> None:
 
 
 # Splits -------------------------------------------------------------------------------------
+
 
 def is_held_out(subject: str, colour: str, time: str) -> bool:
     """Whether no training run may see this combination: a fixed tenth of all.
@@ -156,7 +181,8 @@ _NOUNS = {
     "ringed planet": ("ringed planet", "planet with a ring", "planet"),
     "beach umbrella": ("beach umbrella", "parasol", "umbrella"),
     "windmill": ("windmill", "mill"),
-    "cat": ("cat", "sitting cat"), "house": ("house", "cottage"),
+    "cat": ("cat", "sitting cat"),
+    "house": ("house", "cottage"),
 }
 _SIZE_WORDS = {"large": ("large", "big"), "small": ("small", "little")}
 _TIME_WORDS = {
@@ -169,23 +195,34 @@ _PERIODS = {"dawn": "morning", "day": "day", "sunset": "evening", "night": "nigh
 _WEATHER_WORDS = {
     "clear": ("in clear weather", "under a clear sky"),
     "cloudy": ("under heavy clouds", "under a cloudy sky"),
-    "rainy": ("in the rain", "on a rainy {period}"), "snowy": ("in the snow", "while it snows"),
+    "rainy": ("in the rain", "on a rainy {period}"),
+    "snowy": ("in the snow", "while it snows"),
 }
 _POSITION_WORDS = {
-    "left": ("on the left", "to the left"), "centre": ("in the centre", "in the middle"),
+    "left": ("on the left", "to the left"),
+    "centre": ("in the centre", "in the middle"),
     "right": ("on the right", "to the right"),
 }
 _PLACES = {  # the landscape as a noun with its article, and the preposition of what stands in it
-    "meadow": ("in", "a meadow"), "hills": ("in", "the hills"), "sea": ("on", "the sea"),
-    "shore": ("on", "a rocky shore"), "lake": ("on", "a lake"), "desert": ("in", "the desert"),
+    "meadow": ("in", "a meadow"),
+    "hills": ("in", "the hills"),
+    "sea": ("on", "the sea"),
+    "shore": ("on", "a rocky shore"),
+    "lake": ("on", "a lake"),
+    "desert": ("in", "the desert"),
     "beach": ("on", "a beach"),
 }
 _PREPOSITIONS = {  # where the subject's own relation to the landscape is another
-    "hot-air balloon": "over", "ringed planet": "above", "rocket": "flying over",
-    "fish": "leaping from", "mountains": "behind", "city": "beyond",
+    "hot-air balloon": "over",
+    "ringed planet": "above",
+    "rocket": "flying over",
+    "fish": "leaping from",
+    "mountains": "behind",
+    "city": "beyond",
 }
 _EMPTY = {
-    "meadow": ("an empty meadow", "a meadow"), "hills": ("empty hills", "rolling hills"),
+    "meadow": ("an empty meadow", "a meadow"),
+    "hills": ("empty hills", "rolling hills"),
     "sea": ("an empty sea", "the open sea"),
     "shore": ("an empty rocky shore", "a bare rock in the sea"),
     "lake": ("an empty lake", "a quiet lake"),
@@ -195,10 +232,26 @@ _EMPTY = {
 # n is the noun phrase alone, cn with the colour, zn with the size, zcn with both; then p position,
 # l landscape, t time, w weather. Partial captions are more common than full ones.
 _TEMPLATES = (
-    "{zcn} {p}, {t}", "{zcn} {p} {l}, {t}, {w}", "{zcn} {p}, {t}, {w}", "{t}, {zcn} {p}",
-    "{zcn} {l} {t}", "{zcn} {p}", "{zcn}", "{zn} {t}", "{zn} {p}", "{cn} {t}", "{cn} {t}, {w}",
-    "{cn} {l}", "{t}, {cn} {l}, {w}", "{cn}", "{n} {l} {t}", "{n} {t}", "{n} {w}", "{n} {p}",
-    "{n} {l}, {w}", "{n}",
+    "{zcn} {p}, {t}",
+    "{zcn} {p} {l}, {t}, {w}",
+    "{zcn} {p}, {t}, {w}",
+    "{t}, {zcn} {p}",
+    "{zcn} {l} {t}",
+    "{zcn} {p}",
+    "{zcn}",
+    "{zn} {t}",
+    "{zn} {p}",
+    "{cn} {t}",
+    "{cn} {t}, {w}",
+    "{cn} {l}",
+    "{t}, {cn} {l}, {w}",
+    "{cn}",
+    "{n} {l} {t}",
+    "{n} {t}",
+    "{n} {w}",
+    "{n} {p}",
+    "{n} {l}, {w}",
+    "{n}",
 )
 _EMPTY_TEMPLATES = ("{n}", "{n} {t}", "{n} {t}, {w}", "{n} {w}", "{t}, {n}", "{t}, {n}, {w}")
 _OPENINGS = ("", "", "", "", "a postcard of ", "a picture of ")
@@ -234,8 +287,12 @@ def _noun_phrases(scene: Scene, chance: Chance) -> dict[str, str]:
     """The subject with its article, and with each choice of its adjectives."""
     noun = chance.pick(_NOUNS.get(scene.subject, (scene.subject,)))
     size, colour = chance.pick(_SIZE_WORDS[scene.size]), scene.colour
-    words = {"n": noun, "cn": f"{colour} {noun}", "zn": f"{size} {noun}",
-             "zcn": f"{size} {colour} {noun}"}
+    words = {
+        "n": noun,
+        "cn": f"{colour} {noun}",
+        "zn": f"{size} {noun}",
+        "zcn": f"{size} {colour} {noun}",
+    }
     return words if noun == "mountains" else {key: _article(text) for key, text in words.items()}
 
 

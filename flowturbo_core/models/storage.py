@@ -29,6 +29,12 @@ def save_trained(model: ModelMixin, folder: Path, record: dict[str, Any]) -> Non
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the record of a model's training: `runs`, first to last; empty where it has none."""
+    file = folder / "training.json"
+    return json.loads(file.read_text()) if file.exists() else {"runs": []}
+
+
 def load_model(model_class: type[Model], folder: Path) -> Model:
     """Load a `model_class` from a diffusers folder, in float32 and evaluation mode.
 

@@ -16,9 +16,10 @@ from flowturbo_core.training.loop import Objective
 
 
 class AutoencoderObjective(Objective):
-    """Minimise |D(z) - x| + w_g |grad D(z) - grad x| + w_kl KL(q(z | x) || N(0, I)), z ~ q.
+    """Minimise p(D(z) - x) + w_g p(grad D(z) - grad x) + w_kl KL(q(z | x) || N(0, I)), z ~ q.
 
-    The gradient term, on differences between neighbouring pixels, is what keeps edges crisp.
+    p is `penalty`. The gradient term, on differences between neighbouring pixels, is what keeps
+    edges crisp.
     """
 
     def __init__(
@@ -38,8 +39,8 @@ class AutoencoderObjective(Objective):
         images = batch[0].float() / 127.5 - 1
         posterior = self.model.encode(images).latent_dist
         error = self.model.decode(posterior.sample(generator)).sample.float() - images
-        pixel = error.abs().mean()
-        gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        pixel = penalty(error)
+        gradient = penalty(error.diff(dim=-1)) + penalty(error.diff(dim=-2))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return {
             "loss": pixel + self.gradient_weight * gradient + self.kl_weight * kl,
@@ -73,6 +74,15 @@ class AutoencoderObjective(Objective):
             latents_mean=moments.pop("mean"), latents_std=moments.pop("std"), scaling_factor=1.0
         )
         save_trained(stored, folder, record | {"unseen": moments})
+
+
+def penalty(error: Tensor, square_weight: float = 10.0) -> Tensor:
+    """Return the mean of |e| + w e^2.
+
+    On flat areas, most of a picture, only |e| counts, and makes them exact; e^2 dominates on
+    edges. With |e| alone, edges drown in the many small errors and stay soft for hours.
+    """
+    return error.abs().mean() + square_weight * error.square().mean()
 
 
 def mean_psnr(error: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from flowturbo_core.models.autoencoder import (
 )
 from flowturbo_core.models.catalog import model_folder
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import load_model
+from flowturbo_core.models.storage import load_model, read_record
 from flowturbo_core.training.autoencoder import AutoencoderObjective
 from flowturbo_core.training.flow import FlowObjective
 from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, fit
@@ -119,4 +119,5 @@ def _run(objective: Objective, settings: Hyperparameters, options: RunOptions) -
         workers=options.workers,
         sheet_every=options.sheet_every,
         device=options.device,
+        earlier_runs=[] if options.init is None else read_record(options.init)["runs"],
     )

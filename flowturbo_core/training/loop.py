@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from flowturbo_core.devices import bfloat16_is_fast, resolve_device
+from flowturbo_core.devices import bfloat16_is_fast, describe_device, resolve_device
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,11 @@ def fit(
     sheet_every: int = 1000,
     checkpoint_minutes: float = 5.0,
     device: str | None = None,
+    earlier_runs: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Train `objective.model` within `budget` and return the record that goes into its card.
+
+    The record's `runs` are `earlier_runs`, those of the weights it started from, and this one.
 
     `output` receives `checkpoint.pt` (everything `resume` needs, replaced atomically),
     `model/` (the averaged weights as a model folder), `log.jsonl` and `sheets/`.
@@ -183,6 +186,7 @@ def fit(
         lr=settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
+        fused=True,
     )
     ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True)
     position = Position()
@@ -208,7 +212,8 @@ def fit(
     log, latest = _Log(output / "log.jsonl", enabled=accelerator.is_main_process), {}
 
     def save() -> dict[str, Any]:
-        record = _record(settings, position, latest, accelerator)
+        this_run = _record(settings, position, latest, accelerator)
+        record = {"runs": [*earlier_runs, this_run]}
         if accelerator.is_main_process:
             _save_checkpoint(checkpoint_file, objective.model, optimizer, ema, position)
             with _averaged(ema, parameters):
@@ -297,14 +302,13 @@ class _Log:
 def _record(
     settings: Hyperparameters, position: Position, losses: dict, accelerator: Accelerator
 ) -> dict[str, Any]:
-    on_gpu = accelerator.device.type == "cuda"
     return {
         "steps": position.step,
         "images_seen": position.step * settings.batch_size,
         "minutes": round(position.minutes, 1),
         "losses": losses,
         "settings": asdict(settings),
-        "machine": torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores",
+        "device": describe_device(accelerator.device),
         "precision": accelerator.mixed_precision.replace("no", "float32"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

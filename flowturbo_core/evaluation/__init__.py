@@ -1,0 +1,1 @@
+"""Measuring models: how fast, and how good."""
