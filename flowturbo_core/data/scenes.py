@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +21,19 @@ SHEET_SEED = 2_000_000_000
 
 
 class Scenes(Dataset):
-    """The endless postcards from `first_seed` on: example i is (image, label).
+    """The endless postcards from `first_seed` on, taken a batch at a time.
 
-    The image is (3, 128, 128) uint8, the label an index into `postcards.CLASSES`. Held-out
-    combinations are never drawn.
+    `scenes[indices]` is (images, labels): (B, 3, 128, 128) uint8, and (B,) indices into
+    `postcards.CLASSES`. Held-out combinations are never drawn.
     """
 
     def __init__(self, first_seed: int):
         self.first_seed = first_seed
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture, scene, _ = postcard(self.first_seed + index)
-        return from_pil([picture])[0], scene.label
-
-    def batch(self, count: int, start: int = 0) -> Tensor:
-        """Return images `start` to `start + count`, as (count, 3, 128, 128) uint8."""
-        return torch.stack([self[i][0] for i in range(start, start + count)])
+    def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        drawn = [postcard(self.first_seed + index) for index in indices]
+        labels = torch.tensor([scene.label for _, scene, _ in drawn])
+        return from_pil([picture for picture, _, _ in drawn]), labels
 
 
 def cached_latents(
@@ -50,8 +48,9 @@ def cached_latents(
     file = cache / f"latents-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
+        chunks = [range(k, min(k + 64, count)) for k in range(0, count, 64)]
         loader = DataLoader(
-            torch.utils.data.Subset(Scenes(first_seed), range(count)), 64, num_workers=workers
+            Scenes(first_seed), sampler=chunks, batch_size=None, num_workers=workers
         )
         device, latents, labels = next(vae.parameters()).device, [], []
         for done, (images, batch_labels) in enumerate(loader):

@@ -39,18 +39,22 @@ class _PatchEmbed(nn.Module):
 
 
 class _TimeEmbedder(nn.Module):
-    """Sinusoids of t in [0, 1] and a perceptron."""
+    """Sinusoids of t in [0, 1], times `scale`, and a perceptron."""
 
-    def __init__(self, width: int, num_frequencies: int = 128):
+    def __init__(self, width: int, scale: float, num_frequencies: int = 128):
         super().__init__()
-        self.num_frequencies = num_frequencies
+        self.scale, self.num_frequencies = scale, num_frequencies
         self.mlp = nn.Sequential(
             nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width)
         )
 
     def forward(self, t: Tensor) -> Tensor:
         k = torch.arange(self.num_frequencies, device=t.device, dtype=torch.float32)
-        angles = t.float()[:, None] * torch.exp(-math.log(10_000) * k / self.num_frequencies)
+        angles = (
+            self.scale
+            * t.float()[:, None]
+            * torch.exp(-math.log(10_000) * k / self.num_frequencies)
+        )
         sinusoids = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.mlp(sinusoids.to(self.mlp[0].weight.dtype))
 
@@ -134,7 +138,7 @@ class _SiT(ModelMixin, ConfigMixin):
             raise ValueError(f"the width must be a multiple of 4, not {width}")
         self.output_channels = config.in_channels * (2 if config.learn_sigma else 1)
         self.x_embedder = _PatchEmbed(input_channels, patch, width)
-        self.t_embedder = _TimeEmbedder(width)
+        self.t_embedder = _TimeEmbedder(width, config.time_scale)
         self.y_embedder = _LabelEmbedder(config.num_classes, width)
         positions = sincos_positions(width, config.sample_size // patch)
         self.pos_embed = nn.Parameter(positions[None], requires_grad=False)
@@ -190,6 +194,7 @@ class SiTPredictor(_SiT):
         mlp_ratio: width of the perceptrons relative to `hidden_size`.
         num_classes: classes; label `num_classes` means none.
         learn_sigma: whether a variance is output beside the velocity (the released SiT does).
+        time_scale: factor on t before its sinusoids; the released SiT has 1, DiT 1000.
         guided_channels: how many leading channels guidance acts on; None means all.
         latents_mean: what was subtracted from the autoencoder's latents, one number a channel.
         latents_std: what they were divided by after that.
@@ -208,6 +213,7 @@ class SiTPredictor(_SiT):
         mlp_ratio: float = 4.0,
         num_classes: int = 1000,
         learn_sigma: bool = True,
+        time_scale: float = 1.0,
         guided_channels: int | None = None,
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
@@ -243,6 +249,7 @@ class SiTRefiner(_SiT):
         mlp_ratio: float = 4.0,
         num_classes: int = 1000,
         learn_sigma: bool = True,
+        time_scale: float = 1.0,
         variant: str = "consistent",
     ):
         super().__init__()

@@ -53,7 +53,7 @@ class AutoencoderObjective(Objective):
     @torch.no_grad()
     def sheet(self) -> Image.Image:
         """Return unseen scenes (upper rows of each pair) above their reconstructions."""
-        images = Scenes(SHEET_SEED).batch(16).float() / 127.5 - 1
+        images = Scenes(SHEET_SEED)[range(16)][0].float() / 127.5 - 1
         device = next(self.model.parameters()).device
         images = images.to(device)
         decoded = self.model.decode(self.model.encode(images).latent_dist.mode()).sample
@@ -95,7 +95,7 @@ def measure(vae: AutoencoderKL, data: Scenes, count: int) -> dict[str, Any]:
     """Return `psnr_db` over `count` scenes, and `mean` and `std`, lists, of each latent channel."""
     device, latents, psnr = next(vae.parameters()).device, [], []
     for start in range(0, count, 64):
-        images = data.batch(64, start).to(device).float() / 127.5 - 1
+        images = data[range(start, start + 64)][0].to(device).float() / 127.5 - 1
         raw = vae.encode(images).latent_dist.mode()
         psnr.append(float(mean_psnr(vae.decode(raw).sample.clamp(-1, 1) - images)))
         latents.append(raw.transpose(0, 1).flatten(1))

@@ -58,7 +58,7 @@ def train_autoencoder(recipe_name: str, options: RunOptions) -> dict[str, Any]:
     else:
         model = PixelUnshuffleAutoencoderKL.from_pretrained(options.init, torch_dtype=torch.float32)
     objective = AutoencoderObjective(model, first_seed=options.seed * SCENES_PER_SEED)
-    return _run(objective, recipe.autoencoder_training, options)
+    return _run(objective, recipe.autoencoder_training, options, options.workers)
 
 
 def train_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[str, Any]:
@@ -103,11 +103,13 @@ def _latents(vae: AutoencoderKL, recipe_count: int, options: RunOptions) -> Tens
         options.seed * SCENES_PER_SEED,
         options.num_latents or recipe_count,
         options.cache,
-        max(options.workers, 1),
+        options.workers,
     )
 
 
-def _run(objective: Objective, settings: Hyperparameters, options: RunOptions) -> dict[str, Any]:
+def _run(
+    objective: Objective, settings: Hyperparameters, options: RunOptions, workers: int = 0
+) -> dict[str, Any]:
     overrides = {"batch_size": options.batch_size, "learning_rate": options.learning_rate}
     given = {name: value for name, value in overrides.items() if value is not None}
     return fit(
@@ -116,7 +118,7 @@ def _run(objective: Objective, settings: Hyperparameters, options: RunOptions) -
         Budget(options.minutes, options.steps),
         options.output,
         resume=options.resume,
-        workers=options.workers,
+        workers=workers,
         sheet_every=options.sheet_every,
         device=options.device,
         earlier_runs=[] if options.init is None else read_record(options.init)["runs"],

@@ -63,8 +63,9 @@ class Budget:
 class Objective(nn.Module):
     """What a run minimises: a module whose forward gives losses, around the `model` it trains.
 
-    Subclasses set `model` (the trained part, alone saved and averaged) and `data` (a data set:
-    example i of an endless one, or of `len(data)` that are shuffled anew each epoch).
+    Subclasses set `model`, the trained part, alone saved and averaged, and `data`, a data set
+    that `data[indices]` gives a batch of: endless, or of `len(data)` examples that are shuffled
+    anew each epoch.
     """
 
     model: nn.Module
@@ -204,7 +205,8 @@ def fit(
     )
     loader = DataLoader(
         objective.data,
-        batch_sampler=batches,
+        sampler=batches,
+        batch_size=None,  # the data set is indexed by whole batches
         num_workers=workers,
         prefetch_factor=4 if workers else None,
     )

@@ -1,0 +1,1 @@
+"""The page: what a browser shows, and the service that computes it."""

@@ -1,0 +1,314 @@
+"""The only door to flowturbo_core: the models, the one thread that runs them, what they report.
+
+Tabs hand in raw values and read events; they see no tensor and no model.
+"""
+
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any, Self
+
+from PIL import Image
+
+from flowturbo_core.devices import resolve_device, resolve_dtype
+from flowturbo_core.models.catalog import DEFAULT_MODEL
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.requests import MAX_SEED, ClassConditionalRequest, real_number, whole_number
+from flowturbo_core.sampler import Job
+from flowturbo_core.timing import Timing, timed
+
+# What the page offers, and so what it and its API accept: lowest and highest value.
+HEUN_STEPS = (0, 24)
+PSEUDO_STEPS = (0, 24)
+REFINER_STEPS = (0, 8)
+GUIDANCE_SCALE = (0, 10)
+NUM_IMAGES = (1, 8)
+# The plans of FlowTurbo's paper (2409.18128, table 1).
+PRESETS = ("H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5")
+
+KINDS = {"H": "Heun", "P": "pseudo corrector", "R": "refiner"}
+_BASELINE_BLOCKS = 3
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """A plan as text, such as H1P5R3, and what it costs for one image."""
+
+    plan: str
+    num_blocks: int
+    predictor_evaluations: int
+    refiner_evaluations: int
+
+    @classmethod
+    def of(cls, plan: SamplePlan) -> Self:
+        """Summarise `plan`."""
+        return cls(str(plan), len(plan), plan.predictor_evaluations, plan.refiner_evaluations)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A block is done: the pictures that sampling points at now.
+
+    Args:
+        pictures: one an image, in order.
+        captions: the class of each.
+        block: how many blocks are done, from 1.
+        num_blocks: how many the plan has.
+        kind: the kind of this block, in words.
+        seed: the seed in use.
+    """
+
+    pictures: tuple[Image.Image, ...]
+    captions: tuple[str, ...]
+    block: int
+    num_blocks: int
+    kind: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """All is done: the final pictures, and what they took.
+
+    Args:
+        pictures: one an image, in order.
+        captions: the class of each.
+        timing: sampling and decoding, previews not counted.
+        plan: the plan and its evaluations.
+        seed: the seed in use.
+        heun_ms_per_image: what as many Heun blocks take; None if the plan is that plan.
+    """
+
+    pictures: tuple[Image.Image, ...]
+    captions: tuple[str, ...]
+    timing: Timing
+    plan: PlanSummary
+    seed: int
+    heun_ms_per_image: float | None
+
+    @property
+    def speed_up(self) -> float | None:
+        """How many times faster than as many Heun blocks; None if there is nothing to compare."""
+        if self.heun_ms_per_image is None:
+            return None
+        return self.heun_ms_per_image / self.timing.ms_per_image
+
+
+@dataclass(frozen=True)
+class _Task:
+    work: Callable[[], Iterator[Any]]
+    events: SimpleQueue = field(default_factory=SimpleQueue)
+    cancelled: Event = field(default_factory=Event)
+
+
+class Accelerator:
+    """The one thread that touches the device; what it is given waits its turn.
+
+    CUDA graphs may only be replayed on the thread that captured them, and Gradio advances
+    generators on any thread it likes.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[_Task] = SimpleQueue()
+        Thread(target=self._serve, name="accelerator", daemon=True).start()
+
+    def stream(self, work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """Run the generator that `work` returns on the thread, and yield what it yields.
+
+        The thread never waits for a slow consumer. Closing this generator stops the work where
+        it next yields. A None from the work only offers that chance and is not passed on. What
+        the work raises is raised here.
+        """
+        task = _Task(work)
+        self._tasks.put(task)
+        try:
+            while (event := task.events.get()) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            task.cancelled.set()
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        """Run `work` on the thread and return its result, which must not be None."""
+        return next(self.stream(lambda: iter([work()])))
+
+    def _serve(self) -> None:
+        while True:
+            task = self._tasks.get()
+            try:
+                self._advance(task)
+                task.events.put(None)
+            except Exception as error:  # the request's own; the thread serves the next one
+                task.events.put(error)
+
+    @staticmethod
+    def _advance(task: _Task) -> None:
+        if task.cancelled.is_set():
+            return
+        with closing(task.work()) as events:
+            for event in events:
+                if task.cancelled.is_set():
+                    return
+                if event is not None:
+                    task.events.put(event)
+
+
+class Service:
+    """The models, and what can be asked of them.
+
+    Args:
+        pipeline: the class-conditional pipeline; from now on only `accelerator` runs it.
+        name: what the page calls the model.
+        accelerator: the thread to run it on.
+    """
+
+    def __init__(self, pipeline: ClassConditionalPipeline, name: str, accelerator: Accelerator):
+        self._pipeline, self._accelerator, self.name = pipeline, accelerator, name
+        self._heun_block_ms: dict[tuple[int, bool], float] = {}
+
+    @classmethod
+    def load(
+        cls, model: str | None = None, device: str | None = None, dtype: str | None = None
+    ) -> Self:
+        """Load a model by name or folder; None takes the bundled one and the best device.
+
+        Raises ValueError, in one sentence, for a model, device or dtype that is not there.
+        """
+        name = DEFAULT_MODEL if model is None else model
+        torch_device = resolve_device(device)
+        torch_dtype = resolve_dtype(dtype, torch_device)
+        load = partial(ClassConditionalPipeline.from_pretrained, name, torch_device, torch_dtype)
+        accelerator = Accelerator()
+        return cls(accelerator.call(load), name, accelerator)
+
+    @property
+    def description(self) -> str:
+        """The model, its device and its number format, for people."""
+        dtype = str(self._pipeline.dtype).removeprefix("torch.")
+        return f"{self.name} on {self._pipeline.device}, {dtype}"
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes of the model, label 0 first."""
+        return self._pipeline.class_names
+
+    @property
+    def has_refiner(self) -> bool:
+        """Whether the model can take refiner steps."""
+        return self._pipeline.refiner is not None
+
+    @property
+    def presets(self) -> list[str]:
+        """The plans of the paper that this model can run."""
+        return [p for p in PRESETS if self.has_refiner or "R" not in p]
+
+    @property
+    def default_guidance_scale(self) -> float:
+        """The guidance scale the model's config names."""
+        return self._pipeline.default_guidance_scale
+
+    @property
+    def default_counts(self) -> tuple[int, int, int]:
+        """Heun, pseudo-corrector and refiner steps of the plan the model's config names.
+
+        H8 where three sliders cannot express that plan.
+        """
+        counts = self.step_counts(self._pipeline.default_plan)
+        try:
+            expressible = str(_plan(*counts)) == self._pipeline.default_plan
+        except ValueError:
+            expressible = False
+        return counts if expressible else self.step_counts("H8")
+
+    @staticmethod
+    def step_counts(plan: str) -> tuple[int, int, int]:
+        """Heun, pseudo-corrector and refiner steps of a plan such as H1P5R3."""
+        blocks = SamplePlan.parse(plan).blocks
+        return blocks.count("H"), blocks.count("P"), blocks.count("R")
+
+    @staticmethod
+    def describe_plan(heun: object, pseudo: object, refiner: object) -> PlanSummary:
+        """Summarise the plan of unchecked numbers of steps; ValueError says what is wrong."""
+        return PlanSummary.of(_plan(heun, pseudo, refiner))
+
+    def generate_class_conditional(
+        self,
+        class_names: Sequence[str | int],
+        heun: object,
+        pseudo: object,
+        refiner: object,
+        guidance_scale: object,
+        num_images: object,
+        seed: object,
+        randomise: object,
+    ) -> Iterator[Preview | Done]:
+        """Generate images of classes from unchecked values: a Preview a block, then Done.
+
+        Closing the iterator stops the work within one block. Raises ValueError for a value that
+        is not allowed, FloatingPointError if the arithmetic overflows.
+        """
+        if not isinstance(randomise, bool):
+            raise ValueError(f"randomise must be true or false, not {randomise!r}")
+        given_seed = whole_number("seed", seed, 0, MAX_SEED)
+        request = self._pipeline.request(
+            [] if class_names is None else class_names,
+            _plan(heun, pseudo, refiner),
+            real_number("guidance scale", guidance_scale, *GUIDANCE_SCALE),
+            whole_number("number of images", num_images, *NUM_IMAGES),
+            random.randint(0, MAX_SEED) if randomise else given_seed,
+        )
+        return self._accelerator.stream(partial(self._generate, request))
+
+    def _generate(self, request: ClassConditionalRequest) -> Iterator[Preview | Done | None]:
+        pipeline, plan = self._pipeline, request.plan
+        captions = tuple(self.class_names[label] for label in request.labels)
+        job = pipeline.job(request)
+        block_ms = []
+        for progress in pipeline.run(job, plan):
+            block_ms.append(progress.block_ms)
+            decode = partial(pipeline.decode, progress.prediction())
+            pictures, decode_ms = timed(decode, pipeline.device)
+            yield Preview(
+                tuple(pictures),
+                captions,
+                progress.block,
+                progress.num_blocks,
+                KINDS[progress.kind],
+                request.seed,
+            )
+        # At the end the state is what it points at: the last preview is the result, and its
+        # decoding the only one that counts.
+        timing = Timing(len(captions), tuple(block_ms), decode_ms)
+        heun_ms = None
+        if set(plan.kinds) != {"H"}:
+            block = yield from self._heun_block(job, guided=request.guidance_scale != 1)
+            heun_ms = (len(plan) * block + decode_ms) / len(captions)
+        yield Done(
+            tuple(pictures), captions, timing, PlanSummary.of(plan), request.seed, heun_ms
+        )
+
+    def _heun_block(self, job: Job, guided: bool) -> Iterator[None]:
+        """Return the milliseconds of a Heun block of this shape, measured the first time."""
+        key = (len(job.x_init), guided)
+        if key not in self._heun_block_ms:
+            times = []
+            for progress in self._pipeline.run(job, SamplePlan("H" * _BASELINE_BLOCKS)):
+                times.append(progress.block_ms)
+                yield None
+            self._heun_block_ms[key] = statistics.median(times)
+        return self._heun_block_ms[key]
+
+
+def _plan(heun: object, pseudo: object, refiner: object) -> SamplePlan:
+    return SamplePlan.from_counts(
+        whole_number("Heun steps", heun, *HEUN_STEPS),
+        whole_number("pseudo-corrector steps", pseudo, *PSEUDO_STEPS),
+        whole_number("refiner steps", refiner, *REFINER_STEPS),
+    )

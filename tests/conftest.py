@@ -1,0 +1,81 @@
+"""Tiny models that tests share: made once a session, small enough for any machine."""
+
+import shutil
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from flowturbo_core.models.autoencoder import autoencoder_hash
+from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+
+TINY_SIT = {
+    "sample_size": 8,
+    "patch_size": 2,
+    "in_channels": 4,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "num_classes": 3,
+    "learn_sigma": False,
+}
+TINY_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "block_out_channels": (8, 8),
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "sample_size": 16,
+}
+
+
+def randomize(model, seed, scale=0.1):
+    """Make every parameter random: an untrained SiT's output is zero, which would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def tiny_vae(seed=0, **changes):
+    """Return a small autoencoder, 16 x 16 pixels to 4 x 8 x 8 latents."""
+    torch.manual_seed(seed)
+    return AutoencoderKL(**TINY_VAE | changes).eval()
+
+
+def tiny_pipeline(with_refiner=True, vae=None, **changes):
+    """Return a pipeline of three classes, of which everything but the size is real."""
+    vae = vae or tiny_vae()
+    predictor = SiTPredictor(
+        **TINY_SIT | {"depth": 2, "autoencoder_hash": autoencoder_hash(vae)} | changes
+    )
+    shared = {name: value for name, value in changes.items() if name in TINY_SIT}
+    refiner = SiTRefiner(**TINY_SIT | {"depth": 1} | shared) if with_refiner else None
+    return ClassConditionalPipeline(
+        randomize(predictor, 1),
+        vae,
+        [f"subject {k}" for k in range(predictor.config.num_classes)],
+        randomize(refiner, 2) if with_refiner else None,
+        "H1P2R1" if with_refiner else "H2P2",
+    )
+
+
+@pytest.fixture(scope="session")
+def pipeline():
+    """Return a tiny pipeline; a test that changes one makes its own."""
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def _pristine_folder(tmp_path_factory, pipeline):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pipeline_folder(_pristine_folder, tmp_path):
+    """Return a tiny pipeline's folder, a copy that the test may spoil."""
+    return shutil.copytree(_pristine_folder, tmp_path / "tiny")

@@ -1,0 +1,95 @@
+"""The one loop: lazy, told of every block, and fair to compiled blocks."""
+
+import pytest
+import torch
+from tests.problems import Linear, Oracle, start_points
+
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.sampler import Job, build_steps, sample
+from flowturbo_core.steps import State
+
+SCALE = torch.tensor(1.5)
+
+
+def test_one_state_a_block_and_nothing_is_computed_ahead():
+    field = Linear()
+    states = sample(build_steps(field), SamplePlan.parse("H2P3"), Job(start_points(), None, SCALE))
+    assert field.evaluations == 0
+    counts = [field.evaluations for _ in states]
+    assert counts == [2, 4, 5, 6, 7]
+
+
+def test_closing_the_generator_stops_the_work():
+    field = Linear()
+    states = sample(build_steps(field), SamplePlan.parse("H8"), Job(start_points(), None, SCALE))
+    next(states)
+    next(states)
+    states.close()
+    assert field.evaluations == 4
+    assert next(states, "the end") == "the end"
+
+
+@pytest.mark.parametrize("t_start", [0.0, 0.3])
+def test_the_task_projects_after_every_block_at_its_time(t_start):
+    times = []
+
+    def project(state, t):
+        times.append(t)
+        return state
+
+    plan = SamplePlan.parse("H1P2")
+    job = Job(start_points(), None, SCALE, t_start, project)
+    list(sample(build_steps(Linear()), plan, job))
+    assert times == pytest.approx(plan.time_grid(t_start)[1:])
+
+
+def test_what_the_projection_returns_is_what_goes_on():
+    def project(state, t):
+        return State(torch.full_like(state.x, t), state.v)
+
+    seen = []
+
+    def velocity(x, t, condition, guidance_scale):
+        seen.append(x.clone())
+        return torch.zeros_like(x)
+
+    plan = SamplePlan.parse("E4")
+    job = Job(torch.zeros(1, 1, 1, 1), None, SCALE, project=project)
+    yielded = [state.x.item() for state in sample(build_steps(velocity), plan, job)]
+    assert yielded == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert [x.item() for x in seen] == pytest.approx([0.0, 0.25, 0.5, 0.75])
+
+
+def test_models_see_tensor_times_and_the_jobs_condition_and_scale():
+    # A Python number would make a compiled block compile again for every value.
+    condition, seen = torch.tensor([3, 5]), []
+
+    def velocity(x, t, given, scale):
+        seen.append((t, given, scale))
+        return -x
+
+    def refiner(x, t, v, given, scale):
+        seen.append((t, given, scale))
+        return 0 * v
+
+    job = Job(start_points(), condition, SCALE)
+    list(sample(build_steps(velocity, refiner), SamplePlan.parse("E1H1P1R1"), job))
+    assert len(seen) == 1 + 2 + 1 + 2
+    for t, given, scale in seen:
+        assert isinstance(t, torch.Tensor) and t.ndim == 0 and t.dtype == torch.float32
+        assert given is condition and scale is SCALE
+    times = [t.item() for t, _, _ in seen]
+    assert times == pytest.approx([0, 0.25, 0.5, 0.75, 0.75, 1.0])
+
+
+def test_without_a_refiner_there_is_no_refiner_step():
+    assert set(build_steps(Linear())) == {"E", "H", "P"}
+    assert set(build_steps(Linear(), Oracle(Linear()))) == {"E", "H", "P", "R"}
+
+
+def test_the_starting_latents_are_left_as_they_were():
+    x0 = start_points()
+    before = x0.clone()
+    list(sample(build_steps(Linear(), Oracle(Linear())), SamplePlan.parse("E1H1P1R1"),
+                Job(x0, None, SCALE)))
+    assert torch.equal(x0, before)
