@@ -3,26 +3,37 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from html import escape
+from inspect import getdoc
 from typing import NamedTuple
 
 import gradio as gr
 from gradio.components import Component
 
-from demo import service as limits
-from demo.service import Done, PlanSummary, Preview, Service
+from demo.service import (
+    GUIDANCE_SCALE,
+    HEUN_STEPS,
+    NUM_IMAGES,
+    PSEUDO_STEPS,
+    REFINER_STEPS,
+    Done,
+    PlanSummary,
+    Preview,
+    Service,
+)
 
 # Every event that computes shares this: one at a time on the accelerator, the others wait.
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
 # Events that only move controls: no place in the queue, nothing in the API's documentation.
 HELPER = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-
 # On a narrow page the pictures are below the controls: go there.
 _SHOW_READOUT = """() => {
-    if (!matchMedia("(max-width: 800px)").matches) return;
+    if (!matchMedia("(max-width: 900px)").matches) return;
     const shown = [...document.querySelectorAll(".readout")].find((e) => e.offsetParent);
     shown.scrollIntoView({ behavior: "smooth" });
 }"""
+
+_BAR = '<div class="bar">'  # only a readout of work in progress has one
 
 
 class PlanControls(NamedTuple):
@@ -60,7 +71,7 @@ def plan_controls(service: Service) -> PlanControls:
             elem_classes="preset",
         )
         heun = gr.Slider(
-            *limits.HEUN_STEPS,
+            *HEUN_STEPS,
             value=counts[0],
             step=1,
             label="Heun steps",
@@ -69,7 +80,7 @@ def plan_controls(service: Service) -> PlanControls:
             elem_classes="heun",
         )
         pseudo = gr.Slider(
-            *limits.PSEUDO_STEPS,
+            *PSEUDO_STEPS,
             value=counts[1],
             step=1,
             label="Pseudo-corrector steps",
@@ -78,7 +89,7 @@ def plan_controls(service: Service) -> PlanControls:
             elem_classes="pseudo",
         )
         refiner = gr.Slider(
-            *limits.REFINER_STEPS,
+            *REFINER_STEPS,
             value=counts[2],
             step=1,
             label="Refiner steps",
@@ -115,7 +126,7 @@ def plan_controls(service: Service) -> PlanControls:
 def guidance_control(service: Service) -> gr.Slider:
     """Add the guidance scale."""
     return gr.Slider(
-        *limits.GUIDANCE_SCALE,
+        *GUIDANCE_SCALE,
         value=service.default_guidance_scale,
         step=0.1,
         label="Guidance scale",
@@ -127,18 +138,14 @@ def guidance_control(service: Service) -> gr.Slider:
 
 def images_control(label: str) -> gr.Slider:
     """Add the number of images."""
-    return gr.Slider(
-        *limits.NUM_IMAGES, value=1, step=1, label=label, buttons=[], elem_classes="images"
-    )
+    return gr.Slider(*NUM_IMAGES, value=1, step=1, label=label, buttons=[], elem_classes="images")
 
 
 def seed_controls() -> SeedControls:
     """Add the seed; writing one means wanting that one."""
     with gr.Group(elem_classes="seed-row"):
         seed = gr.Number(0, label="Seed", elem_classes="seed")
-        randomise = gr.Checkbox(
-            True, label="Random", show_label=False, elem_classes="randomise"
-        )
+        randomise = gr.Checkbox(True, label="Random", show_label=False, elem_classes="randomise")
     seed.input(None, None, randomise, js="() => false")
     return SeedControls(seed, randomise)
 
@@ -147,21 +154,20 @@ def run_controls() -> RunControls:
     """Add Generate, and Stop, which has nothing to stop yet."""
     with gr.Row(elem_classes="run"):
         generate = gr.Button("Generate", variant="primary", size="lg", scale=3)
-        stop = gr.Button(
-            "Stop", variant="stop", size="lg", interactive=False, min_width=96
-        )
+        stop = gr.Button("Stop", variant="stop", size="lg", interactive=False, min_width=96)
     return RunControls(generate, stop)
 
 
 def readout() -> gr.HTML:
     """Add the readout."""
-    return gr.HTML(idle_readout(), apply_default_css=False, elem_classes="readout")
+    return gr.HTML(idle_readout(), label="Readout", apply_default_css=False, elem_classes="readout")
 
 
 def gallery() -> gr.Gallery:
     """Add the pictures: a box of fixed height, so that nothing jumps while previews stream."""
     return gr.Gallery(
         format="png",
+        label="Pictures",
         show_label=False,
         columns=4,
         height="var(--gallery-height)",
@@ -207,14 +213,16 @@ def connect(
         inputs,
         outputs,
         api_name=generate.__name__,
+        api_description=getdoc(generate),  # all of it: Gradio alone would leave the ranges out
         preprocess=False,
-        show_progress="minimal",
+        show_progress="full",
         show_progress_on=readout,
         **GPU,
     )
-    event.then(None, None, both, js=_set_interactive(True, False))
-    buttons.stop.click(None, None, both, js=_set_interactive(True, False))
-    buttons.stop.click(stopped_readout, None, readout, cancels=[event], **HELPER)
+    for ended in (event.success, event.failure, buttons.stop.click):
+        ended(None, None, both, js=_set_interactive(True, False))
+    event.failure(interrupted_readout, readout, readout, **HELPER)
+    buttons.stop.click(interrupted_readout, readout, readout, cancels=[event], **HELPER)
 
 
 def _set_interactive(*flags: bool) -> str:
@@ -227,8 +235,10 @@ def idle_readout() -> str:
     return _readout("Ready", "", "Choose a plan, press Generate, and see what each picture costs.")
 
 
-def stopped_readout() -> str:
-    """Return the readout of a request that was stopped."""
+def interrupted_readout(html: str) -> str:
+    """Return the readout after a request was stopped or failed, from what it said before."""
+    if _BAR not in html:  # the request never got to its first block
+        return html
     return _readout("Stopped", "", "The pictures show how far sampling came.")
 
 
@@ -239,7 +249,7 @@ def progress_readout(preview: Preview) -> str:
         f"{preview.block}",
         f"of {preview.num_blocks} blocks",
         f"Last block: {preview.kind}",
-        f'<div class="bar"><div style="width: {share:.0f}%"></div></div>',
+        f'{_BAR}<div style="width: {share:.0f}%"></div></div>',
     )
 
 

@@ -25,6 +25,7 @@ THEME = gr.themes.Base(
     block_border_width="1px",
     block_border_color="*neutral_200",
     block_shadow="none",
+    block_padding="7px 12px",
     block_label_text_weight="500",
     block_title_text_weight="600",
     block_title_text_color="*neutral_800",
@@ -35,7 +36,7 @@ THEME = gr.themes.Base(
 LAUNCH = {
     "theme": THEME,
     "css_paths": Path(__file__).with_name("style.css"),
-    "footer_links": [],
+    "footer_links": ["api"],
     "run_history": False,
     "show_error": True,
     "ssr_mode": False,
@@ -52,7 +53,7 @@ def build(service: Service) -> gr.Blocks:
         delete_cache=(_CACHE_SECONDS, _CACHE_SECONDS),
     ) as page:
         gr.HTML(
-            "<header><h1>FlowTurbo</h1>"
+            '<header class="page-header"><h1>FlowTurbo</h1>'
             "<p>Pictures from a flow, and the milliseconds each one takes.</p></header>",
             apply_default_css=False,
         )
@@ -60,8 +61,7 @@ def build(service: Service) -> gr.Blocks:
             with gr.Tab("Class-conditional", id="class-conditional"):
                 class_conditional.build(service)
         gr.HTML(
-            f"<footer><span>{escape(service.description)}</span>"
-            '<a href="?view=api">API</a></footer>',
+            f'<footer class="page-footer">{escape(service.description)}</footer>',
             apply_default_css=False,
         )
     return page

@@ -1,7 +1,9 @@
 """The command line: `python -m flowturbo_core {sample,train,convert,models,bench}`."""
 
 import json
+import re
 import sys
+import zipfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +22,20 @@ from flowturbo_core.models.convert import convert_sit
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.training import commands
 
+UsageError = typer.BadParameter.__base__  # of a wrong option or value, as typer raises it
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+def _number(text: str | float) -> int | float | str:
+    """Read a number; what is none is left to the request, which refuses it by value."""
+    for kind in (int, float):
+        try:
+            return kind(str(text))
+        except ValueError:
+            continue
+    return text
+
 
 Model = Annotated[str, typer.Option(help="A bundled model's name, or a model folder.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: the best here.")]
@@ -43,9 +58,13 @@ def sample(
     class_labels: Annotated[
         str | None, typer.Option(help="Labels or names, separated by commas; default: one of each.")
     ] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="1 is no guidance.")] = None,
-    num_images: Annotated[int, typer.Option(help="Images for each label.")] = 1,
-    seed: Annotated[int, typer.Option(help="Image k draws its noise from seed + k.")] = 0,
+    guidance_scale: Annotated[
+        float | None, typer.Option(parser=_number, help="1 is no guidance.")
+    ] = None,
+    num_images: Annotated[int, typer.Option(parser=_number, help="Images for each label.")] = 1,
+    seed: Annotated[
+        int, typer.Option(parser=_number, help="Image k draws its noise from seed + k.")
+    ] = 0,
     device: Device = None,
     dtype: Dtype = None,
     latents: Annotated[
@@ -65,7 +84,7 @@ def sample(
     output_dir.mkdir(parents=True, exist_ok=True)
     files = []
     for k, (label, image) in enumerate(zip(request.labels, output.images, strict=True)):
-        name = pipeline.class_names[label].replace(" ", "-")
+        name = re.sub(r"[^\w-]+", "-", pipeline.class_names[label]).strip("-")[:60]
         files.append(str(output_dir / f"{k:03d}-{name}-seed{request.seed + k}.png"))
         image.save(files[-1])
     if save_latents is not None:
@@ -217,7 +236,7 @@ def _split(text: str) -> list[str]:
 def _read_latents(file: Path) -> torch.Tensor:
     try:
         return torch.from_numpy(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, TypeError, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} holds no array of latents: {error}") from error
 
 
@@ -225,7 +244,10 @@ def main() -> None:
     """Run the command line; a mistake of the caller is one sentence and exit code 2."""
     diffusers.utils.logging.disable_progress_bar()
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except UsageError as error:
+        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

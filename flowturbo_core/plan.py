@@ -6,6 +6,7 @@ blocks and three refiner blocks; E25 is 25 Euler blocks; [H1P1R1]x3 repeats what
 
 import itertools
 import math
+import numbers
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ _COST = {"E": (1, 0), "H": (2, 0), "P": (1, 0), "R": (0, 2)}
 # from: only H and P end on the velocity at their end point (or its prediction).
 _LEAVES_FRESH_VELOCITY = {"H", "P"}
 
-_REPEAT = re.compile(r"\[((?:[EHPR]\d+)+)\]x(\d+)|((?:[EHPR]\d+)+)")
+_REPEAT = re.compile(r"\[((?:[EHPR][0-9]+)+)\]x([0-9]+)|((?:[EHPR][0-9]+)+)")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ class SamplePlan:
     def parse(cls, text: str) -> "SamplePlan":
         """Read a plan such as "H8", "H1P5R3", "[H1P1R1]x3" or "E25"."""
         if not isinstance(text, str) or len(text) > _MAX_TEXT:
-            raise ValueError(f"a plan is a text of at most {_MAX_TEXT} characters, like H1P5R3")
+            shown = repr(text[:40] if isinstance(text, str) else text)[:60]
+            raise ValueError(
+                f"a plan is a text of at most {_MAX_TEXT} characters, like H1P5R3, not {shown}"
+            )
         compact = text.strip()
         parts = list(_REPEAT.finditer(compact))
         if not compact or "".join(part.group() for part in parts) != compact:
@@ -74,19 +78,21 @@ class SamplePlan:
             blocks += repeats * "".join(
                 letter * size for (letter, _), size in zip(groups, sizes, strict=True)
             )
+        if not blocks:
+            raise ValueError(f"plan {text!r} has no step; a plan needs at least one")
         return cls(blocks)
 
     @classmethod
     def from_counts(cls, heun: int = 0, pseudo: int = 0, refiner: int = 0) -> "SamplePlan":
         """Return the plan H..P..R.. of the given numbers of steps."""
         for name, count in (("Heun", heun), ("pseudo corrector", pseudo), ("refiner", refiner)):
-            if isinstance(count, bool) or not isinstance(count, int):
-                raise ValueError(f"the number of {name} steps must be whole, not {count!r}")
-            if not 0 <= count <= MAX_STEPS:
+            is_number = isinstance(count, numbers.Real) and not isinstance(count, bool)
+            if not (is_number and 0 <= count <= MAX_STEPS and count == int(count)):
                 raise ValueError(
-                    f"the number of {name} steps must be from 0 to {MAX_STEPS}, not {count}"
+                    f"the number of {name} steps must be whole, from 0 to {MAX_STEPS}, "
+                    f"not {str(count)[:60]}"
                 )
-        return cls("H" * heun + "P" * pseudo + "R" * refiner)
+        return cls("H" * int(heun) + "P" * int(pseudo) + "R" * int(refiner))
 
     def __str__(self) -> str:
         groups = [f"{letter}{len(list(run))}" for letter, run in itertools.groupby(self.blocks)]

@@ -4,7 +4,7 @@ Every refusal is a ValueError of one sentence with the offending value and what 
 """
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flowturbo_core.plan import SamplePlan
@@ -51,8 +51,10 @@ class ClassConditionalRequest:
 
         A class label is a whole number or one of the names.
         """
-        if isinstance(class_labels, str | int | float):
+        if isinstance(class_labels, str | numbers.Real):
             class_labels = [class_labels]
+        if not isinstance(class_labels, Iterable):
+            raise ValueError(f"class_labels must be labels or names, not {_shown(class_labels)}")
         labels = tuple(class_label(label, class_names) for label in class_labels)
         if not labels:
             raise ValueError("choose at least one class; the list of classes is empty")
@@ -88,8 +90,10 @@ def real_number(name: str, value: object, low: float, high: float) -> float:
 
 def class_label(value: object, class_names: Sequence[str]) -> int:
     """Return the label that `value`, a label or a class's name, stands for."""
-    if isinstance(value, str) and value.strip().lower() in class_names:
-        return list(class_names).index(value.strip().lower())
+    if isinstance(value, str):
+        known = [name.lower() for name in class_names]
+        if value.strip().lower() in known:
+            return known.index(value.strip().lower())
     if isinstance(value, str):
         try:
             value = int(value)
@@ -101,5 +105,8 @@ def class_label(value: object, class_names: Sequence[str]) -> int:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."

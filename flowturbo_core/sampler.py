@@ -30,8 +30,8 @@ class Job:
         condition: what the velocity model is conditioned on, its batch as the guidance wants it.
         guidance_scale: the guidance scale, a 0-d tensor.
         t_start: time to start from, 0 for noise.
-        project: called with the state and its time after every block; inpainting puts the known
-            part of the picture back here.
+        project: called with the state and its time after every block, to change its x;
+            inpainting puts the known part of the picture back here.
     """
 
     x_init: Tensor

@@ -1,12 +1,15 @@
 """Tiny models that tests share: made once a session, small enough for any machine."""
 
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from flowturbo_core.models.autoencoder import autoencoder_hash
+from flowturbo_core import cli
+from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoencoder_hash
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 
@@ -45,6 +48,13 @@ def tiny_vae(seed=0, **changes):
     return AutoencoderKL(**TINY_VAE | changes).eval()
 
 
+def tiny_pixel_vae(seed=0, **changes):
+    """Return a small autoencoder on 2 x 2 patches, 32 x 32 pixels to 4 x 8 x 8 latents."""
+    torch.manual_seed(seed)
+    config = TINY_VAE | {"in_channels": 12, "out_channels": 12, "sample_size": 32} | changes
+    return PixelUnshuffleAutoencoderKL(**config).eval()
+
+
 def tiny_pipeline(with_refiner=True, vae=None, **changes):
     """Return a pipeline of three classes, of which everything but the size is real."""
     vae = vae or tiny_vae()
@@ -79,3 +89,19 @@ def _pristine_folder(tmp_path_factory, pipeline):
 def pipeline_folder(_pristine_folder, tmp_path):
     """Return a tiny pipeline's folder, a copy that the test may spoil."""
     return shutil.copytree(_pristine_folder, tmp_path / "tiny")
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Return a function that runs the command line here, which saves the seconds of importing."""
+
+    def run(*arguments):
+        """Return the exit code and what was printed to `out` and `err`."""
+        monkeypatch.setattr(sys, "argv", ["flowturbo_core", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=leaving.value.code or 0, out=printed.out, err=printed.err)
+
+    return run

@@ -19,7 +19,6 @@ def build(service: Service) -> None:
                 value=service.class_names[:_FIRST_CHOICE],
                 multiselect=True,
                 label="Classes",
-                info="What to draw; choose one or more.",
                 elem_classes="classes",
             )
             plan = controls.plan_controls(service)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from flowturbo_core.data.postcards import postcard
 from flowturbo_core.images import from_pil
-from flowturbo_core.models.autoencoder import autoencoder_hash, encode_images
+from flowturbo_core.models.autoencoder import autoencoder_hash, encode_images, latent_statistics
 
 # Scenes from here on are shown on sheets and measured on; no training reaches so far.
 SHEET_SEED = 2_000_000_000
@@ -41,10 +41,13 @@ def cached_latents(
 ) -> TensorDataset:
     """Return the normalised latents (count, C, h, w) float16 of `count` scenes, and their labels.
 
-    Drawn and encoded once: the file in `cache` is named by the autoencoder's hash, the seed and
-    the count, written atomically, and read back by every later run.
+    Drawn and encoded once: the file in `cache` is named by what its content depends on (the
+    autoencoder, the seed, the count, and how a few scenes look, so that a change of the drawing
+    is noticed), written atomically, and read back by every later run.
     """
-    key = json.dumps([autoencoder_hash(vae), first_seed, count])
+    statistics = [s.flatten().tolist() for s in latent_statistics(vae)]
+    look = hashlib.sha256(Scenes(first_seed)[range(8)][0].numpy().tobytes()).hexdigest()
+    key = json.dumps([autoencoder_hash(vae), statistics, look, first_seed, count])
     file = cache / f"latents-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,8 @@ def bench(
     Returns `rows`, one a plan: `ms_per_image` is the median over the repeats, `ratio` the median
     of the ratios to the first plan in the same round. Nothing of the warm-up is counted.
     """
+    if not plans:
+        raise ValueError("name at least one plan to time; the list is empty")
     parsed = [SamplePlan.parse(plan) for plan in plans]
     if len({str(plan) for plan in parsed}) != len(parsed):
         raise ValueError(f"a plan is named twice in {', '.join(plans)}")

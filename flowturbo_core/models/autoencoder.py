@@ -60,15 +60,28 @@ def encode_images(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Decode normalised latents (B, C, h, w) to images (B, 3, h f, w f) in [-1, 1], float32."""
+    """Decode normalised latents (B, C, h, w) to images (B, 3, h f, w f) in [-1, 1], float32.
+
+    Raises FloatingPointError if a value is not finite.
+    """
     mean, std = (s.to(latents.device) for s in latent_statistics(vae))
-    return vae.decode((latents * std + mean).to(vae.dtype)).sample.float().clamp(-1, 1)
+    images = vae.decode((latents * std + mean).to(vae.dtype)).sample.float()
+    if not torch.isfinite(images).all():  # clamping would make black or white of an infinity
+        raise FloatingPointError(
+            f"decoding in {vae.dtype} gave images that are not finite; try float32"
+        )
+    return images.clamp(-1, 1)
 
 
 def autoencoder_hash(vae: AutoencoderKL) -> str:
-    """Return the SHA-256 of the weights' names and float32 values: which autoencoder this is."""
+    """Return the SHA-256 of the encoder, its names and float32 values: whose latents these are.
+
+    The decoder does not count: one fine-tuned for the same encoder (as Stable Diffusion's
+    ft-EMA and ft-MSE were) decodes the same latents.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()

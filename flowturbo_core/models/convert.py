@@ -15,9 +15,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from flowturbo_core.models.autoencoder import autoencoder_hash, latent_statistics
+from flowturbo_core.models.autoencoder import (
+    PixelUnshuffleAutoencoderKL,
+    autoencoder_hash,
+    latent_statistics,
+)
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import load_model
+from flowturbo_core.models.storage import load_model, named_class
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 
 RELEASED_GUIDED_CHANNELS = 3  # of four: see guidance.PartialGuidance
@@ -39,7 +43,11 @@ def convert_sit(
 
     Raises ValueError, naming the file, for anything but a whole SiT checkpoint.
     """
-    vae = load_model(AutoencoderKL, vae_folder)
+    kinds = {c.__name__: c for c in (AutoencoderKL, PixelUnshuffleAutoencoderKL)}
+    kind = named_class(vae_folder)
+    if kind not in kinds:
+        raise ValueError(f"{vae_folder} holds a {kind}; allowed are {', '.join(kinds)}")
+    vae = load_model(kinds[kind], vae_folder)
     mean, std = (s.flatten().tolist() for s in latent_statistics(vae))
     trained_on = {
         "guided_channels": RELEASED_GUIDED_CHANNELS,
@@ -71,11 +79,12 @@ def read_checkpoint(file: Path, raw: bool = False) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {file}") from error
     except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it wants to run {wanted[1]}" if wanted else "it is damaged or holds code"
         raise ValueError(
-            f"{file} is refused: it is not a checkpoint of plain tensors "
-            f"({' '.join(str(error).split())[:160]})"
+            f"{file} is refused: it is not a checkpoint of plain tensors, {reason}"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged pickle fails in every way there is
         raise ValueError(
             f"{file} is truncated or not a checkpoint: {' '.join(str(error).split())[:160]}"
         ) from error
@@ -84,7 +93,9 @@ def read_checkpoint(file: Path, raw: bool = False) -> dict[str, Tensor]:
         if wanted not in content:
             raise ValueError(f"{file} has no {wanted!r} weights, only {sorted(map(str, content))}")
         content = content[wanted]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(v, Tensor) for name, v in content.items()
+    ):
         raise ValueError(f"{file} does not hold a state dict, a mapping of names to tensors")
     return content
 
@@ -102,7 +113,7 @@ def infer_config(state: dict[str, Tensor], input_multiple: int) -> dict[str, Any
     hidden = _shaped(state, "blocks.0.mlp.fc1.weight", 2)  # (ratio width, width)
     width, inputs, patch = embed.shape[0], embed.shape[1], embed.shape[2]
     side = math.isqrt(positions.shape[1])
-    block_indices = [int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))]
+    blocks = {m[1] for name in state if (m := re.match(r"blocks\.(\d+)\.", name))}
     channels = inputs // input_multiple
     if inputs % input_multiple or side**2 != positions.shape[1]:
         raise ValueError(f"{inputs} input channels on {positions.shape[1]} tokens are not a SiT's")
@@ -111,7 +122,7 @@ def infer_config(state: dict[str, Tensor], input_multiple: int) -> dict[str, Any
         "patch_size": patch,
         "in_channels": channels,
         "hidden_size": width,
-        "depth": 1 + max(block_indices),
+        "depth": len(blocks),
         "mlp_ratio": hidden.shape[0] / width,
         "num_classes": table.shape[0] - 1,
         "learn_sigma": outputs.shape[0] == 2 * channels * patch**2,

@@ -130,6 +130,12 @@ class _SiT(ModelMixin, ConfigMixin):
     def _build(self, input_channels: int) -> None:
         config = self.config
         width, patch = config.hidden_size, config.patch_size
+        for name in ("num_heads", "patch_size", "depth", "in_channels"):
+            if config[name] < 1:
+                raise ValueError(f"{name} must be at least 1, not {config[name]}")
+        guided = config.get("guided_channels")
+        if guided is not None and not 1 <= guided <= config.in_channels:
+            raise ValueError(f"guided_channels must be 1 to {config.in_channels}, not {guided}")
         if width % config.num_heads:
             raise ValueError(f"{config.num_heads} heads do not divide a width of {width}")
         if config.sample_size % patch:

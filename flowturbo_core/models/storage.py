@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 # Of the weights that ship: a repository of small files stays easy to push and to fetch.
 _SHIPPED_SHARD_SIZE = "9MB"
@@ -61,4 +61,25 @@ def load_model(model_class: type[Model], folder: Path) -> Model:
                 f"the weights in {folder} do not fit its config: {problem.replace('_', ' ')} "
                 f"{', '.join(sorted(map(str, info[problem])))[:300]}"
             )
+    # diffusers believes the index of a sharded model; what counts is what the shards hold.
+    held = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as shard:
+            held += shard.keys()
+    expected = set(model.state_dict())
+    for problem, names in (
+        ("lack", expected - set(held)),
+        ("have the unknown", set(held) - expected),
+        ("hold twice", {name for name in held if held.count(name) > 1}),
+    ):
+        if names:
+            raise ValueError(f"the weights in {folder} {problem} {', '.join(sorted(names))[:300]}")
     return model.eval()
+
+
+def named_class(folder: Path) -> str:
+    """Return the class that a model folder's config names, without importing anything."""
+    try:
+        return str(json.loads((folder / "config.json").read_text())["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is not a model folder: config.json: {error}") from error

@@ -19,18 +19,22 @@ from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
     autoencoder_hash,
     decode_latents,
+    latent_statistics,
 )
 from flowturbo_core.models.catalog import bundled_models, model_folder
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import load_model, save_model
+from flowturbo_core.models.storage import load_model, named_class, save_model
 from flowturbo_core.plan import SamplePlan
+from flowturbo_core.requests import MAX_GUIDANCE_SCALE, real_number
 from flowturbo_core.sampler import Job, Step, build_steps, sample
 from flowturbo_core.steps import State
 from flowturbo_core.timing import Timing, timed
 
 # The classes a model_index.json may name; nothing else is ever imported for one.
 COMPONENT_CLASSES = {
-    c.__name__: c for c in (AutoencoderKL, PixelUnshuffleAutoencoderKL, SiTPredictor, SiTRefiner)
+    "predictor": {c.__name__: c for c in (SiTPredictor,)},
+    "refiner": {c.__name__: c for c in (SiTRefiner,)},
+    "vae": {c.__name__: c for c in (AutoencoderKL, PixelUnshuffleAutoencoderKL)},
 }
 # Where a model_index.json has a library, this says: a model of that name in the catalogue.
 CATALOGUE = "flowturbo_core.catalogue"
@@ -103,7 +107,9 @@ class FlowPipeline:
     ):
         self.predictor, self.vae, self.refiner = predictor, vae, refiner
         self.default_plan = str(SamplePlan.parse(default_plan))
-        self.default_guidance_scale = default_guidance_scale
+        self.default_guidance_scale = real_number(
+            "default_guidance_scale", default_guidance_scale, 0, MAX_GUIDANCE_SCALE
+        )
         self._warmed_up: set[Any] = set()
         _check_parts(predictor, vae, refiner)
 
@@ -177,7 +183,7 @@ class FlowPipeline:
             "consistent" if self.refiner is None else self.refiner.config.variant,
         )
         packed = guidance.pack(job)
-        self._warm_up(steps, packed, plan)
+        self._warm_up(steps, packed, plan, job.x_init)
         states, done = sample(steps, plan, packed), 0
         times = plan.time_grid(job.t_start)
         while True:
@@ -195,16 +201,16 @@ class FlowPipeline:
                 block_ms,
             )
 
-    def _warm_up(self, steps: dict[str, Step], job: Job, plan: SamplePlan) -> None:
+    def _warm_up(self, steps: dict[str, Step], job: Job, plan: SamplePlan, latents: Tensor) -> None:
         for kind in sorted(set(plan.kinds)):
             key = (kind, tuple(job.x_init.shape), tuple(job.condition.shape))
             if key not in self._warmed_up:
                 state = State(job.x_init, torch.zeros_like(job.x_init))
                 steps[kind](state, 0.0, 0.0, job.condition, job.guidance_scale)
                 self._warmed_up.add(key)
-        key = ("decode", tuple(job.x_init.shape))
+        key = ("decode", tuple(latents.shape))
         if key not in self._warmed_up:
-            decode_latents(self.vae, job.x_init)
+            decode_latents(self.vae, latents)
             self._warmed_up.add(key)
 
     def finish(self, job: Job, plan: SamplePlan, output_type: str = "pil") -> Output:
@@ -237,6 +243,8 @@ class FlowPipeline:
             if name not in parts:
                 raise ValueError(f"{folder / 'model_index.json'} names no {name}")
         settings = {name: index[name] for name in cls.SETTINGS if name in index}
+        if "class_names" in cls.SETTINGS and "class_names" not in settings:
+            raise ValueError(f"{folder / 'model_index.json'} has no class_names")
         return cls(**parts, **settings).to(device, dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -271,21 +279,24 @@ def _read_index(folder: Path, class_name: str) -> dict[str, Any]:
 
 
 def _load_component(folder: Path, name: str, entry: list[Any]) -> ModelMixin:
-    if len(entry) == 2 and entry[0] == CATALOGUE:
+    if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+        raise ValueError(f"{folder}: {name} must be a library and a class, not {entry!r}")
+    if entry[0] == CATALOGUE:
         if entry[1] not in bundled_models():
             raise ValueError(
                 f"{folder} needs the model {entry[1]!r}, which is not in the catalogue"
             )
         folder = model_folder(entry[1])
-        class_name = json.loads((folder / "config.json").read_text())["_class_name"]
+        class_name = named_class(folder)
     else:
         folder, class_name = folder / name, entry[-1]
-    if class_name not in COMPONENT_CLASSES:
+    allowed = COMPONENT_CLASSES[name]
+    if class_name not in allowed:
         raise ValueError(
-            f"{folder}: class {class_name!r} is not allowed; allowed are "
-            f"{', '.join(COMPONENT_CLASSES)}"
+            f"{folder}: class {class_name!r} is not allowed as {name}; allowed are "
+            f"{', '.join(allowed)}"
         )
-    return load_model(COMPONENT_CLASSES[class_name], folder)
+    return load_model(allowed[class_name], folder)
 
 
 def _check_parts(predictor: ModelMixin, vae: AutoencoderKL, refiner: ModelMixin | None) -> None:
@@ -301,6 +312,15 @@ def _check_parts(predictor: ModelMixin, vae: AutoencoderKL, refiner: ModelMixin 
             f"the predictor was trained on the latents of autoencoder {expected[:12]}, and this "
             f"is {found[:12]}: their latents do not mean the same"
         )
+    for name, found in zip(("latents_mean", "latents_std"), latent_statistics(vae), strict=True):
+        recorded = config.get(name)
+        if recorded is not None and not torch.allclose(
+            torch.tensor(recorded), found.flatten(), rtol=1e-4, atol=1e-6
+        ):
+            raise ValueError(
+                f"the predictor was trained on an autoencoder with {name} {recorded}, and this "
+                f"has {found.flatten().tolist()}"
+            )
     for name in ("in_channels", "sample_size", "num_classes"):
         if refiner is not None and refiner.config.get(name) != config.get(name):
             raise ValueError(

@@ -46,6 +46,8 @@ class ClassConditionalPipeline(FlowPipeline):
         default_guidance_scale: float = 1.5,
     ):
         super().__init__(predictor, vae, refiner, default_plan, default_guidance_scale)
+        if isinstance(class_names, str) or not isinstance(class_names, Sequence):
+            raise ValueError(f"class_names must be a list of names, not {class_names!r}")
         self.class_names = list(class_names)
         if len(self.class_names) != predictor.config.num_classes:
             raise ValueError(
@@ -91,8 +93,10 @@ class ClassConditionalPipeline(FlowPipeline):
             )
         class_labels = torch.tensor(labels, device=self.device)
         null_labels = torch.full_like(class_labels, self.predictor.null_label)
-        condition = self.guidance(request.guidance_scale).pair(class_labels, null_labels)
-        return generate(noise.to(self.device), condition, request.guidance_scale)
+        # As a float32, which is what the loop is given and chooses its guidance by.
+        guidance_scale = float(torch.tensor(request.guidance_scale, dtype=torch.float32))
+        condition = self.guidance(guidance_scale).pair(class_labels, null_labels)
+        return generate(noise.to(self.device), condition, guidance_scale)
 
     def stream(
         self,
@@ -141,5 +145,7 @@ class ClassConditionalPipeline(FlowPipeline):
 def _check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(latents.shape) != shape:
         raise ValueError(f"latents must have the shape {shape}, not {tuple(latents.shape)}")
+    if latents.is_complex():
+        raise ValueError(f"latents must be real numbers, not {latents.dtype} (complex)")
     if not torch.isfinite(latents).all():
         raise ValueError("latents must be finite; these hold NaN or infinity")

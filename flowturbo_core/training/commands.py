@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch.utils.data import TensorDataset
 
 from flowturbo_core.data.postcards import CLASSES
-from flowturbo_core.data.scenes import cached_latents
+from flowturbo_core.data.scenes import SHEET_SEED, cached_latents
 from flowturbo_core.devices import resolve_device
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
@@ -19,9 +19,11 @@ from flowturbo_core.models.autoencoder import (
 from flowturbo_core.models.catalog import model_folder
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import load_model, read_record
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.requests import whole_number
 from flowturbo_core.training.autoencoder import AutoencoderObjective
 from flowturbo_core.training.flow import FlowObjective
-from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, fit
+from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, check_run, fit
 from flowturbo_core.training.recipes import get_recipe
 from flowturbo_core.training.refiner import RefinerObjective
 
@@ -52,11 +54,12 @@ class RunOptions:
 def train_autoencoder(recipe_name: str, options: RunOptions) -> dict[str, Any]:
     """Train the recipe's autoencoder; the model folder is `options.output / "model"`."""
     recipe = get_recipe(recipe_name)
+    _check(options, recipe.autoencoder_training)
     torch.manual_seed(options.seed)
     if options.init is None:
         model = PixelUnshuffleAutoencoderKL(**recipe.autoencoder)
     else:
-        model = PixelUnshuffleAutoencoderKL.from_pretrained(options.init, torch_dtype=torch.float32)
+        model = load_model(PixelUnshuffleAutoencoderKL, options.init).train()
     objective = AutoencoderObjective(model, first_seed=options.seed * SCENES_PER_SEED)
     return _run(objective, recipe.autoencoder_training, options, options.workers)
 
@@ -64,6 +67,7 @@ def train_autoencoder(recipe_name: str, options: RunOptions) -> dict[str, Any]:
 def train_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[str, Any]:
     """Train the recipe's predictor on the latents of `autoencoder`, a name or a folder."""
     recipe = get_recipe(recipe_name)
+    _check(options, recipe.predictor_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
     torch.manual_seed(options.seed)
     if options.init is None:
@@ -77,6 +81,7 @@ def train_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[
         )
     else:
         model = load_model(SiTPredictor, options.init).train()
+    ClassConditionalPipeline(model, vae, CLASSES)  # refuses another autoencoder's predictor
     data = _latents(vae, recipe.num_latents, options)
     return _run(FlowObjective(model, data, vae, CLASSES), recipe.predictor_training, options)
 
@@ -86,14 +91,17 @@ def train_refiner(
 ) -> dict[str, Any]:
     """Train the recipe's refiner for `predictor`, a model folder."""
     recipe = get_recipe(recipe_name)
+    _check(options, recipe.refiner_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
     torch.manual_seed(options.seed)
     if options.init is None:
         model = SiTRefiner(**recipe.refiner, num_classes=len(CLASSES))
     else:
         model = load_model(SiTRefiner, options.init).train()
+    refined = load_model(SiTPredictor, predictor)
+    ClassConditionalPipeline(refined, vae, CLASSES, model)  # refuses parts that do not fit
     data = _latents(vae, recipe.num_latents, options)
-    objective = RefinerObjective(model, load_model(SiTPredictor, predictor), data, vae, CLASSES)
+    objective = RefinerObjective(model, refined, data, vae, CLASSES)
     return _run(objective, recipe.refiner_training, options)
 
 
@@ -101,20 +109,36 @@ def _latents(vae: AutoencoderKL, recipe_count: int, options: RunOptions) -> Tens
     return cached_latents(
         vae.to(resolve_device(options.device)),
         options.seed * SCENES_PER_SEED,
-        options.num_latents or recipe_count,
+        recipe_count if options.num_latents is None else options.num_latents,
         options.cache,
         options.workers,
     )
 
 
+def _settings(settings: Hyperparameters, options: RunOptions) -> Hyperparameters:
+    overrides = {"batch_size": options.batch_size, "learning_rate": options.learning_rate}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return dataclasses.replace(settings, seed=options.seed, **given)
+
+
+def _check(options: RunOptions, settings: Hyperparameters) -> None:
+    """Refuse wrong options before anything is drawn, encoded or computed."""
+    Budget(options.minutes, options.steps)
+    # Further seeds would reach the scenes that are only ever shown and measured on.
+    whole_number("seed", options.seed, 0, SHEET_SEED // SCENES_PER_SEED - 1)
+    whole_number("workers", options.workers, 0, 256)
+    if options.num_latents is not None:
+        whole_number("num_latents", options.num_latents, 1, SCENES_PER_SEED)
+    resolve_device(options.device)
+    check_run(_settings(settings, options), options.output, options.resume, options.sheet_every)
+
+
 def _run(
     objective: Objective, settings: Hyperparameters, options: RunOptions, workers: int = 0
 ) -> dict[str, Any]:
-    overrides = {"batch_size": options.batch_size, "learning_rate": options.learning_rate}
-    given = {name: value for name, value in overrides.items() if value is not None}
     return fit(
         objective,
-        dataclasses.replace(settings, seed=options.seed, **given),
+        _settings(settings, options),
         Budget(options.minutes, options.steps),
         options.output,
         resume=options.resume,

@@ -141,6 +141,20 @@ def learning_rate_factor(step: int, progress: float, settings: Hyperparameters) 
     return warmup * fall
 
 
+def check_run(settings: Hyperparameters, output: Path, resume: bool, sheet_every: int) -> None:
+    """Refuse a run that cannot be, before anything is computed for it."""
+    exists = (output / "checkpoint.pt").exists()
+    if exists and not resume:
+        raise FileExistsError(f"{output} holds a run; continue it with --resume, or name another")
+    if resume and not exists:
+        raise FileNotFoundError(f"{output} holds no checkpoint to resume from")
+    for name, count in (("batch_size", settings.batch_size), ("sheet_every", sheet_every)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}")
+    if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):
+        raise ValueError(f"learning_rate must be positive, not {settings.learning_rate}")
+
+
 def fit(
     objective: Objective,
     settings: Hyperparameters,
@@ -163,16 +177,13 @@ def fit(
     Raises FileExistsError if `output` holds a run and `resume` is false, FileNotFoundError if
     there is none to resume, FloatingPointError if the loss is no longer finite.
     """
+    check_run(settings, output, resume, sheet_every)
     target = resolve_device(device)
     accelerator = Accelerator(
         cpu=target.type == "cpu",
         mixed_precision="bf16" if bfloat16_is_fast(target) else "no",
     )
     checkpoint_file = output / "checkpoint.pt"
-    if checkpoint_file.exists() and not resume:
-        raise FileExistsError(f"{output} holds a run; continue it with --resume, or name another")
-    if resume and not checkpoint_file.exists():
-        raise FileNotFoundError(f"{output} holds no checkpoint to resume from")
     if settings.batch_size % accelerator.num_processes:
         raise ValueError(
             f"a batch of {settings.batch_size} does not divide over "
@@ -211,10 +222,13 @@ def fit(
         prefetch_factor=4 if workers else None,
     )
     started, last_saved = time.monotonic() - 60 * position.minutes, time.monotonic()
-    log, latest = _Log(output / "log.jsonl", enabled=accelerator.is_main_process), {}
+    log = _Log(output / "log.jsonl", enabled=accelerator.is_main_process)
 
     def save() -> dict[str, Any]:
-        this_run = _record(settings, position, latest, accelerator)
+        if not all(torch.isfinite(parameter).all() for parameter in parameters):
+            raise FloatingPointError(f"the weights are no longer finite at step {position.step}")
+        log.flush(position)
+        this_run = _record(settings, position, log.latest, accelerator)
         record = {"runs": [*earlier_runs, this_run]}
         if accelerator.is_main_process:
             _save_checkpoint(checkpoint_file, objective.model, optimizer, ema, position)
@@ -244,7 +258,7 @@ def fit(
         ema.step(parameters)
         position.step += 1
 
-        latest = log.add(position, losses, settings.batch_size) or latest
+        log.add(position, losses, settings.batch_size)
         if position.step % sheet_every == 0 and accelerator.is_main_process:
             with _averaged(ema, parameters):
                 objective.sheet().save(output / "sheets" / f"{position.step:07d}.png")
@@ -260,7 +274,7 @@ def fit(
 
 
 class _averaged:  # noqa: N801 - reads as a verb phrase at its uses
-    """Put the averaged weights in place for the length of a `with` block, in evaluation mode."""
+    """Put the averaged weights in place for the length of a `with` block."""
 
     def __init__(self, ema: EMAModel, parameters: list[nn.Parameter]):
         self.ema, self.parameters = ema, parameters
@@ -278,27 +292,33 @@ class _Log:
 
     def __init__(self, file: Path, enabled: bool, every_seconds: float = 20.0):
         self.file, self.enabled, self.every_seconds = file, enabled, every_seconds
-        self.since, self.steps, self.sums = time.monotonic(), 0, {}
+        self.since, self.steps, self.images, self.sums = time.monotonic(), 0, 0, {}
+        self.latest: dict[str, float] = {}
 
-    def add(self, position: Position, losses: dict[str, Tensor], batch_size: int) -> dict | None:
+    def add(self, position: Position, losses: dict[str, Tensor], batch_size: int) -> None:
+        """Take in one step's losses; write a line if the last is old enough."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
-        self.steps += 1
-        seconds = time.monotonic() - self.since
-        if seconds < self.every_seconds and position.step > 1:
-            return None
+        self.steps, self.images = self.steps + 1, self.images + batch_size
+        if position.step == 1 or time.monotonic() - self.since > self.every_seconds:
+            self.flush(position)
+
+    def flush(self, position: Position) -> None:
+        """Write what was taken in since the last line, and keep its means in `latest`."""
+        if not self.steps:
+            return
         means = {name: float(total) / self.steps for name, total in self.sums.items()}
         if not all(math.isfinite(value) for value in means.values()):
             raise FloatingPointError(f"the loss is no longer finite at step {position.step}")
-        rate = self.steps * batch_size / max(seconds, 1e-9)
+        rate = self.images / max(time.monotonic() - self.since, 1e-9)
         line = {"step": position.step, "minutes": round(position.minutes, 2), **means}
         line["images_per_second"] = round(rate, 1)
         if self.enabled:
             with self.file.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
             print("  ".join(f"{k} {v:.5g}" for k, v in line.items()), flush=True)
-        self.since, self.steps, self.sums = time.monotonic(), 0, {}
-        return means
+        self.latest = means
+        self.since, self.steps, self.images, self.sums = time.monotonic(), 0, 0, {}
 
 
 def _record(
@@ -340,7 +360,17 @@ def _load_checkpoint(
     file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMAModel
 ) -> Position:
     device = next(model.parameters()).device
-    state = torch.load(file, map_location=device, weights_only=True)
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+        return _restore(state, model, optimizer, ema)
+    except Exception as error:  # noqa: BLE001 - a damaged file fails in every way there is
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"checkpoint {file} is damaged, or of another run: {reason}") from error
+
+
+def _restore(
+    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMAModel
+) -> Position:
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     ema.shadow_params = state["ema"]["parameters"]

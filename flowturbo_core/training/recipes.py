@@ -25,6 +25,7 @@ _POSTCARDS_SIT = {
     "in_channels": 8,
     "hidden_size": 192,
     "num_heads": 3,
+    "time_scale": 1000.0,
     "learn_sigma": False,
 }
 

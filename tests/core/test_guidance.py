@@ -1,8 +1,7 @@
-"""Guidance: v(null) + s (v(y) - v(null)), on the channels, at the cost and on the halves it says."""
+"""Guidance: v(null) + s (v(y) - v(null)), on the channels, halves and at the cost it says."""
 
 import pytest
 import torch
-from tests.core.models.released import released_sample
 from torch import nn
 
 from flowturbo_core.guidance import (
@@ -16,6 +15,7 @@ from flowturbo_core.guidance import (
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.sampler import Job, build_steps, sample
 from flowturbo_core.steps import State
+from tests.core.models.released import released_sample
 
 LABELS, NULL = torch.tensor([0, 2, 1]), 3
 
@@ -76,9 +76,7 @@ def test_a_refiners_offset_is_guided_the_same_way(noise, scale):
     found = GuidedRefiner(model, guidance)(noise, t, v, condition_for(guidance), s)
     with_class = model(noise, t, v, LABELS)
     without = model(noise, t, v, torch.full_like(LABELS, NULL))
-    torch.testing.assert_close(
-        found, without + scale * (with_class - without), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(found, without + scale * (with_class - without), rtol=0, atol=1e-5)
 
 
 def test_without_guidance_the_model_sees_half_the_batch_and_only_the_class(noise):
@@ -199,8 +197,8 @@ def test_the_state_stays_in_float32_whatever_the_model_computes_in(noise, dtype)
     class Half(Toy):
         def forward(self, x, t, *rest):
             assert all(part.dtype == dtype for part in (x, *rest[:-1]))
-            return super().forward(x.float(), t, *(p.float() for p in rest[:-1]), rest[-1]).to(
-                dtype
+            return (
+                super().forward(x.float(), t, *(p.float() for p in rest[:-1]), rest[-1]).to(dtype)
             )
 
     model, guidance = Half(0, 4), FullGuidance()

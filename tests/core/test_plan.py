@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from tests.problems import Linear, Oracle, start_points
 
 from flowturbo_core.plan import MAX_STEPS, SamplePlan
 from flowturbo_core.sampler import Job, build_steps, sample
+from tests.problems import Linear, Oracle, start_points
 
 # text, blocks, kinds as computed, predictor evaluations, refiner evaluations
 PLANS = [

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.problems import Linear, Oracle, start_points
 
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.sampler import Job, build_steps, sample
 from flowturbo_core.steps import State
+from tests.problems import Linear, Oracle, start_points
 
 SCALE = torch.tensor(1.5)
 
@@ -90,6 +90,11 @@ def test_without_a_refiner_there_is_no_refiner_step():
 def test_the_starting_latents_are_left_as_they_were():
     x0 = start_points()
     before = x0.clone()
-    list(sample(build_steps(Linear(), Oracle(Linear())), SamplePlan.parse("E1H1P1R1"),
-                Job(x0, None, SCALE)))
+    list(
+        sample(
+            build_steps(Linear(), Oracle(Linear())),
+            SamplePlan.parse("E1H1P1R1"),
+            Job(x0, None, SCALE),
+        )
+    )
     assert torch.equal(x0, before)

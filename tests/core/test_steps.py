@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torchdiffeq
-from tests.problems import PROBLEMS, Linear, Oracle, Quadratic, Straight, start_points
 
 from flowturbo_core import steps as blocks
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.sampler import Job, sample
+from tests.problems import PROBLEMS, Linear, Oracle, Quadratic, Straight, start_points
 
 REFINE = {"consistent": blocks.refine_step, "released": blocks.refine_step_released}
 
@@ -112,9 +112,9 @@ def test_torchdiffeq_agrees_with_the_exact_solution_and_with_the_blocks(problem)
     accurate = torchdiffeq.odeint(field_of, x0, times, method="dopri5", rtol=1e-10, atol=1e-12)[-1]
     torch.testing.assert_close(accurate, field.solution(x0, 1.0), rtol=0, atol=1e-8)
     for method, plan in (("heun2", "H10"), ("euler", "E10")):
-        theirs = torchdiffeq.odeint(
-            field_of, x0, times, method=method, options={"step_size": 0.1}
-        )[-1]
+        theirs = torchdiffeq.odeint(field_of, x0, times, method=method, options={"step_size": 0.1})[
+            -1
+        ]
         torch.testing.assert_close(integrate(field, plan, x0), theirs, rtol=0, atol=1e-12)
 
 

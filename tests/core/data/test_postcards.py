@@ -54,8 +54,11 @@ def test_a_seed_gives_the_same_postcard_again():
 
 def test_the_data_set_has_not_changed():
     """Pixels may differ in a rounding; attributes and captions may not."""
-    lines = [f"{sample_scene(s, split)} {caption(sample_scene(s, split), s)}"
-             for split in postcards.SPLITS for s in range(300)]
+    lines = [
+        f"{sample_scene(s, split)} {caption(sample_scene(s, split), s)}"
+        for split in postcards.SPLITS
+        for s in range(300)
+    ]
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == "ee91bdbcfe579617"
 
 
@@ -132,8 +135,10 @@ def test_times_and_weathers_change_the_whole_picture():
 def test_the_hour_shows_in_every_weather():
     """The upper sky's mean colour tells the times apart better than the weathers."""
     for weather in WEATHERS:
-        skies = [pixels(a_scene("cat", time=time, weather=weather))[24:60].mean(axis=(0, 1))
-                 for time in TIMES]
+        skies = [
+            pixels(a_scene("cat", time=time, weather=weather))[24:60].mean(axis=(0, 1))
+            for time in TIMES
+        ]
         assert all(np.abs(a - b).max() > 25 for k, a in enumerate(skies) for b in skies[:k])
 
 
@@ -143,14 +148,26 @@ SAYS = {  # words that claim an attribute
     "size": {"large": ("large", "big"), "small": ("small", "little")},
     "colour": {colour: (colour,) for colour in COLOURS},
     "position": {"left": ("left",), "centre": ("centre", "middle"), "right": ("right",)},
-    "time": {"dawn": ("dawn", "daybreak", "sunrise", "morning"), "day": ("day", "daylight"),
-             "sunset": ("sunset", "dusk", "evening"), "night": ("night",)},
-    "weather": {"clear": ("clear",), "cloudy": ("cloudy", "clouds"), "rainy": ("rain", "rainy"),
-                "snowy": ("snow", "snowy", "snows")},
+    "time": {
+        "dawn": ("dawn", "daybreak", "sunrise", "morning"),
+        "day": ("day", "daylight"),
+        "sunset": ("sunset", "dusk", "evening"),
+        "night": ("night",),
+    },
+    "weather": {
+        "clear": ("clear",),
+        "cloudy": ("cloudy", "clouds"),
+        "rainy": ("rain", "rainy"),
+        "snowy": ("snow", "snowy", "snows"),
+    },
 }
 NOUNS = {
-    "sailboat": "boat", "hot-air balloon": "balloon", "ringed planet": "planet",
-    "beach umbrella": "umbrella|parasol", "mountains": "mountain", "house": "house|cottage",
+    "sailboat": "boat",
+    "hot-air balloon": "balloon",
+    "ringed planet": "planet",
+    "beach umbrella": "umbrella|parasol",
+    "mountains": "mountain",
+    "house": "house|cottage",
     "windmill": "mill",
 }
 
@@ -185,6 +202,7 @@ def test_captions_vary():
 
 
 # Errors -------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "3", None, True])
 def test_a_seed_is_a_whole_number(seed):

@@ -48,9 +48,7 @@ def released_shapes(
 def random_state(shapes, seed, scale=0.1):
     """Return random tensors of `shapes`: no parameter is zero, so that none can be forgotten."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: scale * torch.randn(shape, generator=generator) for name, shape in shapes.items()
-    }
+    return {name: scale * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 def sit_forward(state, heads, x, t, labels, channels=4):

@@ -1,0 +1,258 @@
+"""The command line: pictures and one JSON line, or one sentence and exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from tests.conftest import tiny_pipeline
+
+ROOT = Path(__file__).parents[2]
+
+
+def shell(*arguments):
+    """Run the command line as a person does."""
+    return subprocess.run(
+        [sys.executable, "-m", "flowturbo_core", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=200,
+    )
+
+
+@pytest.fixture
+def sample(command_line, pipeline_folder, tmp_path):
+    """Return a function that runs `sample` on a tiny model on the CPU in float32."""
+
+    def run(*options):
+        base = ("--model", pipeline_folder, "--output-dir", tmp_path / "out")
+        return command_line("sample", *base, "--device", "cpu", "--dtype", "float32", *options)
+
+    run.output = tmp_path / "out"
+    return run
+
+
+def test_sampling_in_a_shell(pipeline_folder, tmp_path):
+    done = shell(
+        "sample", "--model", pipeline_folder, "--plan", "H1P2R1", "--class-labels", "0,1,2",
+        "--guidance-scale", "1.5", "--seed", "7", "--device", "cpu", "--dtype", "float32",
+        "--output-dir", tmp_path / "out", "--save-latents", tmp_path / "latents.npy",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    files = [Path(file) for file in summary.pop("files")]
+    times = summary.pop("ms_per_image"), summary.pop("decode_ms_per_image")
+    assert summary == {
+        "plan": "H1P2R1",
+        "num_images": 3,
+        "predictor_evaluations": 4,
+        "refiner_evaluations": 2,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    assert times[0] > times[1] > 0
+    assert sorted((tmp_path / "out").iterdir()) == sorted(files)
+    # The same pictures, in the same order, as from Python.
+    expected = ClassConditionalPipeline.from_pretrained(pipeline_folder)(
+        [0, 1, 2], "H1P2R1", 1.5, seed=7
+    )
+    latents = np.load(tmp_path / "latents.npy")
+    np.testing.assert_allclose(latents, expected.latents.numpy(), rtol=0, atol=1e-4)
+    for file, image in zip(files, expected.images, strict=True):
+        with Image.open(file) as picture:
+            assert picture.format == "PNG"
+            difference = np.asarray(picture).astype(int) - np.asarray(image)
+        assert abs(difference).max() <= 1
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_shell_is_one_line_and_exit_code_2(tmp_path):
+    done = shell("sample", "--model", tmp_path / "nowhere", "--output-dir", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert str(tmp_path / "nowhere") in done.stderr
+
+
+def test_every_option_has_a_default(command_line, pipeline_folder, tmp_path):
+    done = command_line("sample", "--model", pipeline_folder, "--output-dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    summary = json.loads(done.out.splitlines()[-1])
+    assert summary["plan"] == "H1P2R1"  # the model's
+    assert summary["num_images"] == 3  # one of each class
+
+
+def test_several_images_a_label(sample):
+    done = sample("--class-labels", "subject 2,0", "--num-images", 2, "--seed", 5, "--plan", "E1")
+    summary = json.loads(done.out.splitlines()[-1])
+    names = [Path(file).name for file in summary["files"]]
+    assert summary["num_images"] == len(set(names)) == 4
+    for name, subject, seed in zip(names, (2, 2, 0, 0), (5, 6, 7, 8), strict=True):
+        assert f"subject-{subject}" in name and f"seed{seed}" in name
+
+
+def test_latents_go_in_and_come_out(sample, tmp_path, pipeline):
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "in.npy", noise.numpy())
+    done = sample(
+        "--class-labels", "0,1", "--latents", tmp_path / "in.npy", "--plan", "H2",
+        "--save-latents", tmp_path / "new" / "out.npy",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    expected = pipeline([0, 1], "H2", latents=noise, output_type="latent").latents
+    found = np.load(tmp_path / "new" / "out.npy")
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
+
+
+def test_latents_of_another_number_format_are_noise_too(sample, tmp_path):
+    noise = np.random.default_rng(0).standard_normal((1, 4, 8, 8))
+    for dtype in ("float64", "float16"):
+        np.save(tmp_path / "in.npy", noise.astype(dtype))
+        done = sample("--class-labels", "0", "--latents", tmp_path / "in.npy", "--plan", "E1")
+        assert done.code == 0, done.err
+
+
+def assert_refused(done, output, *named):
+    assert done.code == 2, done.out
+    assert done.out == ""
+    assert len(done.err.strip().splitlines()) == 1, done.err
+    for part in named:
+        assert part in done.err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--plan", "H8X2", "H8X2"),
+        ("--plan", "R3", "R3"),
+        ("--plan", "", "plan"),
+        ("--plan", "H101", "101"),
+        ("--plan", "H" + "9" * 500, "plan"),
+        ("--device", "cuda:99", "cuda:99"),
+        ("--device", "gpu", "gpu"),
+        ("--dtype", "float64", "float64"),
+        ("--class-labels", "0,3", "3"),
+        ("--class-labels", "-1", "-1"),
+        ("--class-labels", "nan", "nan"),
+        ("--class-labels", "dog", "dog"),
+        ("--class-labels", "", "class"),
+        ("--class-labels", " , ,", "class"),
+        ("--guidance-scale", "nan", "nan"),
+        ("--guidance-scale", "inf", "inf"),
+        ("--guidance-scale", "-1", "-1"),
+        ("--guidance-scale", "1e300", "1e+300"),
+        ("--guidance-scale", "strong", "strong"),
+        ("--num-images", "0", "0"),
+        ("--num-images", "-2", "-2"),
+        ("--num-images", "100000", "100000"),
+        ("--num-images", "1.5", "1.5"),
+        ("--num-images", "nan", "nan"),
+        ("--seed", "-1", "-1"),
+        ("--seed", "1" + "0" * 400, "1000"),
+        ("--seed", "0.5", "0.5"),
+        ("--seed", "inf", "inf"),
+        ("--model", "no-such-model", "no-such-model"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_and_exit_code_2(sample, option, value, named):
+    assert_refused(sample(option, value), sample.output, named)
+
+
+def saved(array):
+    def write(file):
+        np.save(file, array, allow_pickle=True)
+
+    return write
+
+
+def zeros(shape, **changes):
+    array = np.zeros(shape, **changes)
+    return saved(array)
+
+
+LATENTS_FILES = {
+    "missing": lambda file: None,
+    "empty": lambda file: file.write_bytes(b""),
+    "text": lambda file: file.write_text("noise"),
+    "the start of a zip": lambda file: file.write_bytes(b"PK\x03\x04 and no more"),
+    "an archive of arrays": lambda file: np.savez(file.open("wb"), latents=np.zeros(3)),
+    "a header that lies": lambda file: file.write_bytes(
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, "
+        b"'shape': (1000000000, 1000000, 8, 8), }".ljust(127)
+        + b"\n"
+    ),
+    "objects": saved(np.array([{"a": 1}], dtype=object)),
+    "text in an array": saved(np.array(["noise"])),
+    "complex numbers": zeros((1, 4, 8, 8), dtype=np.complex64),
+    "another shape": zeros((1, 4, 8, 9)),
+    "another batch": zeros((2, 4, 8, 8)),
+    "no shape": zeros(()),
+    "NaN": saved(np.full((1, 4, 8, 8), np.nan, dtype=np.float32)),
+    "infinity": saved(np.full((1, 4, 8, 8), np.inf, dtype=np.float32)),
+}
+
+
+@pytest.mark.parametrize("kind", LATENTS_FILES)
+def test_a_wrong_file_of_latents_is_refused(sample, tmp_path, kind):
+    file = tmp_path / "in.npy"
+    LATENTS_FILES[kind](file)
+    assert_refused(sample("--class-labels", "0", "--latents", file), sample.output)
+
+
+def test_a_plan_with_refiner_steps_needs_a_refiner(command_line, tmp_path):
+    tiny_pipeline(with_refiner=False).save_pretrained(tmp_path / "plain")
+    done = command_line(
+        "sample", "--model", tmp_path / "plain", "--plan", "H1R1", "--output-dir", tmp_path / "out"
+    )
+    assert_refused(done, tmp_path / "out", "H1R1", "refiner")
+
+
+def test_a_model_that_overflows_is_one_sentence_not_a_black_picture(command_line, tmp_path):
+    broken = tiny_pipeline()
+    with torch.no_grad():
+        broken.predictor.final_layer.linear.bias += 1e6
+    broken.save_pretrained(tmp_path / "broken")
+    done = command_line(
+        "sample", "--model", tmp_path / "broken", "--dtype", "float16", "--device", "cpu",
+        "--output-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert_refused(done, tmp_path / "out", "float16")
+
+
+def test_a_class_name_cannot_leave_the_output_folder(command_line, pipeline_folder, tmp_path):
+    # Class names come with a model folder, perhaps a stranger's.
+    index = json.loads((pipeline_folder / "model_index.json").read_text())
+    index["class_names"] = ["../../escaped", "a/b", "c"]
+    (pipeline_folder / "model_index.json").write_text(json.dumps(index))
+    output = tmp_path / "deep" / "out"
+    done = command_line(
+        "sample", "--model", pipeline_folder, "--plan", "E1", "--output-dir", output
+    )
+    assert done.code == 0, done.err
+    assert len(list(output.iterdir())) == 3
+    assert not list(tmp_path.glob("*escaped*"))
+
+
+def test_models_lists_the_catalogue(command_line):
+    done = command_line("models")
+    assert done.code == 0
+    from flowturbo_core.models.catalog import bundled_models
+
+    assert done.out.split() == list(bundled_models())
+
+
+@pytest.mark.parametrize("command", ["sample", "train", "convert"])
+def test_every_command_explains_itself(command_line, command):
+    done = command_line(command, "--help")
+    assert done.code == 0
+    assert "Usage" in done.out

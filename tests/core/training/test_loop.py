@@ -1,0 +1,388 @@
+"""The training loop: killed and resumed it takes the same steps to the bit, and it does learn."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from flowturbo_core.models.sit import SiTPredictor
+from flowturbo_core.training import loop
+from flowturbo_core.training.flow import FlowObjective
+from flowturbo_core.training.loop import (
+    Budget,
+    Hyperparameters,
+    StepBatches,
+    fit,
+    learning_rate_factor,
+    step_generator,
+)
+from tests.core.training.tiny import SETTINGS, flow_objective, train
+
+ROOT = Path(__file__).parents[3]
+
+
+def checkpoint(output):
+    return torch.load(output / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(one, other, path="checkpoint"):
+    """Compare two checkpoints to the bit; only the clock may differ."""
+    assert type(one) is type(other), path
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one.keys() - {"minutes"}:
+            assert_same(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for k, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{path}[{k}]")
+    else:
+        assert one == other, path
+
+
+class Killed(BaseException):
+    """What stops a run in a test; nothing catches it."""
+
+
+class Mortal(FlowObjective):
+    """Dies in its `lifetime`-th step after the run began."""
+
+    lifetime = 0
+
+    def forward(self, batch, generator):
+        self.lifetime -= 1
+        if self.lifetime < 0:
+            raise Killed
+        return super().forward(batch, generator)
+
+
+def mortal(lifetime, init_seed=0):
+    objective = flow_objective(init_seed, Mortal)
+    objective.lifetime = lifetime
+    return objective
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Return the checkpoint of seven steps, through nearly three epochs, that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole")
+    train(flow_objective(), output, 7)
+    return checkpoint(output)
+
+
+@pytest.mark.parametrize("deaths", [[1], [4], [3, 2]])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, whole_run, deaths):
+    for number, lifetime in enumerate(deaths):
+        with pytest.raises(Killed):
+            # Other initial weights: all that counts is in the checkpoint.
+            train(
+                mortal(lifetime, init_seed=number),
+                tmp_path,
+                7,
+                checkpoint_minutes=0,
+                resume=number > 0,
+            )
+    assert checkpoint(tmp_path)["position"]["step"] == sum(deaths)
+    train(flow_objective(init_seed=99), tmp_path, 7, resume=True)
+    assert_same(checkpoint(tmp_path), whole_run)
+
+
+def test_another_seed_is_another_run(tmp_path, whole_run):
+    train(flow_objective(), tmp_path, 7, replace(SETTINGS, seed=6))
+    assert not torch.equal(
+        checkpoint(tmp_path)["model"]["x_embedder.proj.weight"],
+        whole_run["model"]["x_embedder.proj.weight"],
+    )
+
+
+def test_resuming_a_finished_run_takes_no_step(tmp_path, whole_run):
+    train(flow_objective(), tmp_path, 7)
+    record = train(flow_objective(), tmp_path, 7, resume=True)
+    assert_same(checkpoint(tmp_path), whole_run)
+    assert record["runs"][-1]["steps"] == 7
+
+
+def test_dying_while_writing_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, whole_run):
+    with pytest.raises(Killed):
+        train(mortal(3), tmp_path, 7, checkpoint_minutes=0)
+    genuine = torch.save
+
+    def half(state, file):
+        genuine(state, file)
+        content = Path(file).read_bytes()
+        Path(file).write_bytes(content[: len(content) // 2])
+        raise Killed
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(Killed):
+        train(flow_objective(), tmp_path, 7, checkpoint_minutes=0, resume=True)
+    monkeypatch.setattr(torch, "save", genuine)
+    assert checkpoint(tmp_path)["position"]["step"] == 3
+    train(flow_objective(), tmp_path, 7, resume=True)
+    assert_same(checkpoint(tmp_path), whole_run)
+
+
+@pytest.mark.slow
+def test_a_run_that_the_system_kills_resumes_to_the_same_bits(tmp_path):
+    steps = 12
+    program = [sys.executable, "-m", "tests.core.training.tiny"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def run(output, *options):
+        return subprocess.Popen(
+            [*program, str(tmp_path / output), str(steps), *options],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
+
+    process = run("killed")
+    file = tmp_path / "killed" / "checkpoint.pt"
+    while not file.exists():  # then it is training, and writing a checkpoint at every step
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint(tmp_path / "killed")["position"]["step"] < steps
+    assert run("killed", "resume").wait() == 0
+    assert run("whole").wait() == 0
+    assert_same(checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "whole"))
+
+
+def test_what_a_run_leaves(tmp_path):
+    record = train(flow_objective(), tmp_path, 4, sheet_every=2)
+    state = checkpoint(tmp_path)
+    assert state["position"]["step"] == 4
+    # The model folder holds the averaged weights, as they ship: in float16.
+    exported = SiTPredictor.from_pretrained(tmp_path / "model")
+    trainable = [name for name, p in flow_objective().model.named_parameters() if p.requires_grad]
+    for name, average in zip(trainable, state["ema"]["parameters"], strict=True):
+        assert torch.equal(exported.state_dict()[name].float(), average.half().float()), name
+        assert not torch.equal(average, state["model"][name]), name
+    run = record["runs"][-1]
+    assert (run["steps"], run["images_seen"]) == (4, 16)
+    assert math.isfinite(run["losses"]["loss"])
+    written = (tmp_path / "model" / "training.json").read_text()
+    assert json.loads(written) == json.loads(json.dumps(record))
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert log[0]["step"] == 1 and log[0]["loss"] > 0
+    sheets = sorted(file.name for file in (tmp_path / "sheets").iterdir())
+    assert sheets == ["0000002.png", "0000004.png", "final.png"]
+    with Image.open(tmp_path / "sheets" / "final.png") as sheet:
+        assert sheet.size[0] > 16
+
+
+def test_sheets_and_exports_leave_the_trained_weights_alone(tmp_path, whole_run):
+    # Both show the averaged weights; training must go on from its own.
+    train(flow_objective(), tmp_path, 7, sheet_every=1, checkpoint_minutes=0)
+    assert_same(checkpoint(tmp_path), whole_run)
+
+
+def test_a_run_is_not_written_over(tmp_path):
+    train(flow_objective(), tmp_path, 1)
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(flow_objective(), tmp_path, 1)
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        train(flow_objective(), tmp_path, 1, resume=True)
+
+
+def other_model(file):
+    state = torch.load(file, weights_only=True)
+    state["model"] = {"weight": torch.zeros(2)}
+    torch.save(state, file)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-200]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_text("not a checkpoint"),
+        lambda file: torch.save({"weight": torch.zeros(2)}, file),
+        other_model,
+    ],
+    ids=["truncated", "empty", "text", "another file", "another model"],
+)
+def test_a_checkpoint_that_is_none_is_refused_in_a_sentence(tmp_path, spoil):
+    train(flow_objective(), tmp_path, 1)
+    spoil(tmp_path / "checkpoint.pt")
+    with pytest.raises((ValueError, OSError), match="checkpoint"):
+        train(flow_objective(), tmp_path, 2, resume=True)
+
+
+class Diverging(FlowObjective):
+    """Its loss is NaN from the third step on."""
+
+    steps = 0
+
+    def forward(self, batch, generator):
+        losses = super().forward(batch, generator)
+        self.steps += 1
+        return losses if self.steps < 3 else {"loss": losses["loss"] * float("nan")}
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_spoils_no_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError):
+        train(flow_objective(kind=Diverging), tmp_path, 5, checkpoint_minutes=0)
+    for value in checkpoint(tmp_path)["model"].values():
+        assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {},
+        {"minutes": 1.0, "steps": 10},
+        {"minutes": 0.0},
+        {"minutes": -1.0},
+        {"minutes": math.nan},
+        {"minutes": math.inf},
+        {"steps": 0},
+        {"steps": -3},
+    ],
+)
+def test_a_wrong_budget_is_refused(budget):
+    with pytest.raises(ValueError):
+        Budget(**budget)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"batch_size": 0}, {}),
+        ({"batch_size": -4}, {}),
+        ({"learning_rate": math.nan}, {}),
+        ({"learning_rate": -1e-3}, {}),
+        ({}, {"sheet_every": 0}),
+        ({}, {"workers": -1}),
+    ],
+)
+def test_wrong_settings_are_refused_before_the_first_step(tmp_path, changes, options):
+    steps = []
+
+    class Watched(FlowObjective):
+        def forward(self, batch, generator):
+            steps.append(1)
+            return super().forward(batch, generator)
+
+    with pytest.raises(ValueError):
+        train(flow_objective(kind=Watched), tmp_path, 2, replace(SETTINGS, **changes), **options)
+    assert not steps
+
+
+def test_a_budget_in_minutes_ends_the_run(tmp_path, monkeypatch):
+    # Every look at the clock takes six seconds.
+    now = [0.0]
+
+    def monotonic():
+        now[0] += 6.0
+        return now[0]
+
+    monkeypatch.setattr(loop.time, "monotonic", monotonic)
+    record = fit(
+        flow_objective(), SETTINGS, Budget(minutes=1.0), tmp_path,
+        workers=0, sheet_every=10**9, device="cpu",
+    )  # fmt: skip
+    assert 1 <= record["runs"][-1]["steps"] <= 10
+    assert record["runs"][-1]["minutes"] >= 1.0
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    settings = Hyperparameters(
+        batch_size=1, learning_rate=1.0, warmup_steps=100, decay_fraction=0.25
+    )
+    factors = [learning_rate_factor(step, step / 1000, settings) for step in range(1001)]
+    assert factors[0] == pytest.approx(0.01)
+    assert factors[49] == pytest.approx(0.5)
+    assert factors[99:751] == pytest.approx([1.0] * 652)
+    assert factors[875] == pytest.approx(0.5)
+    assert factors[1000] == 0.0
+    assert max(factors) == 1.0 and min(factors) == 0.0
+
+
+def test_no_warm_up_and_no_decay_is_a_constant_rate():
+    settings = Hyperparameters(batch_size=1, learning_rate=1, warmup_steps=0, decay_fraction=0)
+    assert {learning_rate_factor(s, s / 10, settings) for s in range(11)} == {1.0}
+
+
+def batches(count, data, first_step=0, batch_size=6, seed=3, rank=0, ranks=1):
+    stream = iter(StepBatches(first_step, batch_size, data, seed, rank, ranks))
+    return [next(stream) for _ in range(count)]
+
+
+def test_every_epoch_sees_every_example_once_in_an_order_of_its_own():
+    data = range(15)  # no multiple of the batch: batches reach from one epoch into the next
+    seen = [i for batch in batches(5, data) for i in batch]
+    first, second = seen[:15], seen[15:]
+    assert sorted(first) == sorted(second) == list(data)
+    assert first != second != list(data)
+    assert batches(5, data, seed=4) != batches(5, data)
+
+
+def test_data_smaller_than_a_batch_is_seen_as_often_as_it_fits():
+    assert sorted(batches(1, range(2))[0]) == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("first_step", [1, 2, 3, 7])
+def test_batches_from_a_later_step_are_those_it_would_have_come_to(first_step):
+    data = range(15)
+    assert batches(3, data, first_step) == batches(first_step + 3, data)[first_step:]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_processes_share_a_batch_between_them(ranks):
+    data = range(15)
+    shares = [batches(4, data, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for step, whole in enumerate(batches(4, data)):
+        assert sum((share[step] for share in shares), []) == whole
+
+
+def test_endless_data_is_taken_in_order_and_never_twice():
+    endless = object()
+    assert batches(2, endless) == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+    assert batches(1, endless, first_step=3, rank=1, ranks=2) == [[21, 22, 23]]
+
+
+def test_every_step_and_process_has_noise_of_its_own():
+    def draw(*position):
+        return torch.randn(4, generator=step_generator(*position)).tolist()
+
+    assert draw(0, 5, 0) == draw(0, 5, 0)
+    places = [(0, 5, 0), (0, 6, 0), (0, 5, 1), (1, 5, 0)]
+    assert len({tuple(draw(*place)) for place in places}) == 4
+
+
+def test_it_learns(tmp_path):
+    # One batch, learned by heart: each class is one grey level. Knowing it, the loss could be 0;
+    # at the start it is E|x1 - x0|^2.
+    settings = Hyperparameters(
+        batch_size=12, learning_rate=5e-3, warmup_steps=5, ema_decay=0.9, seed=1
+    )
+    objective = flow_objective()
+    levels = torch.tensor([-2.0, 0.0, 2.0]).view(3, 1, 1, 1).expand(3, 4, 8, 8)
+    objective.data = TensorDataset(levels.clone(), torch.arange(3))
+    batch = [levels.repeat(10, 1, 1, 1), torch.arange(3).repeat(10)]
+
+    def loss():
+        with torch.no_grad():
+            return objective(batch, torch.Generator().manual_seed(0))["loss"].item()
+
+    before = loss()
+    assert before == pytest.approx(1 + 8 / 3, rel=0.1)
+    train(objective, tmp_path, 100, settings)
+    assert loss() < 0.2 * before

@@ -1,0 +1,44 @@
+"""A training run of seconds: a tiny predictor on random latents. Also run as a program."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.data import TensorDataset
+
+from flowturbo_core.models.sit import SiTPredictor
+from flowturbo_core.training.flow import FlowObjective
+from flowturbo_core.training.loop import Budget, Hyperparameters, fit
+from tests.conftest import TINY_SIT, tiny_vae
+
+SETTINGS = Hyperparameters(batch_size=4, learning_rate=2e-3, warmup_steps=3, ema_decay=0.9, seed=5)
+
+
+def latents(count=10, seed=0):
+    """Return random latents and labels, fewer than two batches and a half."""
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(
+        torch.randn(count, 4, 8, 8, generator=generator).half(), torch.arange(count) % 3
+    )
+
+
+def flow_objective(init_seed=0, kind=FlowObjective):
+    torch.manual_seed(init_seed)
+    model = SiTPredictor(**TINY_SIT | {"depth": 1})
+    return kind(model, latents(), tiny_vae(), ["a", "b", "c"])
+
+
+def train(objective, output, steps, settings=SETTINGS, **options):
+    """Run the loop on the CPU, in this process; sheets and checkpoints only when asked for."""
+    quiet = {"workers": 0, "sheet_every": 10**9, "device": "cpu"}
+    return fit(objective, settings, Budget(steps=steps), output, **quiet | options)
+
+
+if __name__ == "__main__":  # python -m tests.core.training.tiny OUTPUT STEPS [resume]
+    train(
+        flow_objective(),
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        resume="resume" in sys.argv,
+        checkpoint_minutes=0,  # after every step
+    )

@@ -1,0 +1,131 @@
+"""`python app.py` as a person starts it."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+
+import app
+from tests.demo.conftest import free_port
+
+ROOT = Path(__file__).parents[2]
+ENDPOINT = "/generate_class_conditional"
+QUICK = {"class_names": ["cat"], "heun": 1, "pseudo": 0, "refiner": 0}
+LONG = {"class_names": ["cat"], "heun": 24, "pseudo": 24, "refiner": 8, "num_images": 8}
+ENVIRONMENT = {
+    **{k: v for k, v in os.environ.items() if not k.startswith("GRADIO_")},
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "app.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@contextmanager
+def started(*arguments):
+    """Start the program, and give its address once it says that it listens."""
+    process = subprocess.Popen(
+        [sys.executable, "app.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=ENVIRONMENT | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if found := re.search(r"Running on local URL:\s+(\S+)", line):
+                yield found.group(1)
+                return
+        pytest.fail("".join(said))
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def listening_addresses(port):
+    """Return the local addresses, in hexadecimal, that the port is open on."""
+    addresses = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            address, at = local.split(":")
+            if int(at, 16) == port and state == "0A":
+                addresses.append(address)
+    return addresses
+
+
+def test_on_loopback_with_a_queue_of_the_given_size(postcards_folder):
+    port = free_port()
+    options = ("--model", postcards_folder, "--device", "cpu", "--dtype", "float32")
+    with started("--port", port, "--queue-size", 1, *options) as address:
+        assert listening_addresses(port) == ["0100007F"]  # 127.0.0.1
+        client = Client(address, verbose=False)
+        running = client.submit(**LONG, api_name=ENDPOINT)
+        next(iter(running))
+        waiting = client.submit(**LONG, api_name=ENDPOINT)
+        while waiting.status().rank is None:
+            assert not waiting.done()
+            time.sleep(0.05)
+        with pytest.raises(Exception, match="Queue is full"):
+            client.predict(**QUICK, api_name=ENDPOINT)
+        running.cancel()
+        waiting.cancel()
+        pictures, *_ = client.predict(**QUICK, api_name=ENDPOINT)
+        assert len(pictures) == 1
+
+
+def test_a_busy_port_is_one_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for ended in (run("--port", port), run(GRADIO_SERVER_PORT=str(port))):
+            assert ended.returncode == 2
+            expected = f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+            assert ended.stderr == expected and ended.stdout == ""
+
+
+def test_a_wrong_device_is_one_sentence():
+    ended = run("--port", free_port(), "--device", "tpu")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: device 'tpu' is not on this machine; it has cpu")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--dtype int4 --device cpu", "dtype 'int4' is not known"),
+        ("--model no-such --device cpu", "there is no model 'no-such'"),
+        ("--port 70000", "--port: must be whole, from 1 to 65535, not '70000'"),
+        ("--port -1", "--port: must be whole, from 1 to 65535, not '-1'"),
+        ("--queue-size 0", "--queue-size: must be whole, from 1 to 1000, not '0'"),
+        ("--queue-size 2.5", "must be whole, from 1 to 1000, not '2.5'"),
+        ("--host 256.0.0.1", "cannot listen on 256.0.0.1:"),
+        ("--colour red", "unrecognized arguments: --colour red"),
+    ],
+)
+def test_a_mistake_is_one_sentence(monkeypatch, capsys, arguments, sentence):
+    port = "" if "--port" in arguments else f"--port {free_port()}"
+    monkeypatch.setattr(sys, "argv", ["app.py", *arguments.split(), *port.split()])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert sentence in said and said.startswith("error: ") and said.count("\n") == 1

@@ -1,0 +1,129 @@
+"""The tab against a service that only pretends."""
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from demo import controls, service, ui
+from demo.service import Done, PlanSummary, Preview, Service
+from demo.tabs import class_conditional
+from flowturbo_core.requests import MAX_SEED
+from flowturbo_core.timing import Timing
+
+PICTURES = (Image.new("RGB", (8, 8)),)
+PREVIEW = Preview(PICTURES, ("cat",), block=3, num_blocks=9, kind="pseudo corrector", seed=5)
+DONE = Done(
+    PICTURES,
+    ("cat",),
+    Timing(1, (10.0, 20.1), 8.2),
+    PlanSummary("H1P5R3", 9, 7, 6),
+    seed=5,
+    heun_ms_per_image=73.04,
+)
+
+
+class FakeService:
+    """What a tab knows of the service, without a model."""
+
+    class_names = ["cat", "dog"]
+    presets = ["H8", "H1P5R3"]
+    default_counts = (1, 5, 3)
+    default_guidance_scale = 1.5
+    has_refiner = True
+    description = "<fake> on paper"
+    describe_plan = staticmethod(Service.describe_plan)
+    step_counts = staticmethod(Service.step_counts)
+
+    def __init__(self, *events):
+        self.events, self.asked, self.closed = events, None, False
+
+    def generate_class_conditional(self, *asked):
+        self.asked = asked
+        try:
+            for event in self.events:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self.closed = True
+
+
+def asked_of(fake):
+    return class_conditional.handler(fake)(["cat"], 1, 5, 3, 1.5, 1, 0, False)
+
+
+def test_events_become_pictures_readout_and_seed():
+    fake = FakeService(PREVIEW, DONE)
+    (pictures, progress, seed), (_, result, _) = asked_of(fake)
+    assert pictures == [(PICTURES[0], "cat")] and seed == 5
+    assert "<b>3</b> of 9 blocks" in progress and "pseudo corrector" in progress
+    assert "<b>38.3</b> ms / image" in result
+    assert "sampling 30.1 + decoding 8.2 ms" in result
+    assert "7 predictor + 6 refiner evaluations" in result
+    assert "1.9× as fast as H9 (73.0 ms)" in result
+    assert fake.asked == (["cat"], 1, 5, 3, 1.5, 1, 0, False)
+
+
+def test_a_plan_of_heun_alone_has_no_speed_up():
+    plan = PlanSummary("H8", 8, 16, 0)
+    done = Done(PICTURES, ("cat",), Timing(1, (812.0,), 8.2), plan, 5, None)
+    ((_, result, _),) = asked_of(FakeService(done))
+    assert "<b>820</b>" in result and "16 predictor evaluations" in result
+    assert "fast" not in result and "refiner" not in result
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("seed must be smaller"), FloatingPointError("seed must be smaller")],
+)
+def test_a_refusal_is_the_sentence_and_not_a_traceback(error):
+    with pytest.raises(gr.Error) as raised:
+        list(asked_of(FakeService(error)))
+    assert raised.value.message == "Seed must be smaller"
+    assert not raised.value.print_exception
+
+
+def test_a_mistake_in_the_program_is_not_dressed_up():
+    with pytest.raises(RuntimeError):
+        list(asked_of(FakeService(PREVIEW, RuntimeError("bug"))))
+
+
+def test_closing_the_handler_closes_the_service():
+    fake = FakeService(PREVIEW, PREVIEW)
+    events = asked_of(fake)
+    next(events)
+    assert not fake.closed
+    events.close()
+    assert fake.closed
+
+
+def test_an_interrupted_readout_says_so_only_of_a_run():
+    assert "Stopped" in controls.interrupted_readout(controls.progress_readout(PREVIEW))
+    for html in (controls.idle_readout(), controls.done_readout(DONE)):
+        assert controls.interrupted_readout(html) == html
+
+
+def test_the_documentation_gives_the_limits():
+    documented = class_conditional.handler(FakeService()).__doc__
+    for name, (low, high) in {
+        "heun": service.HEUN_STEPS,
+        "pseudo": service.PSEUDO_STEPS,
+        "refiner": service.REFINER_STEPS,
+        "guidance_scale": service.GUIDANCE_SCALE,
+        "num_images": service.NUM_IMAGES,
+        "seed": (0, MAX_SEED),
+    }.items():
+        (line,) = [line for line in documented.splitlines() if line.strip().startswith(f"{name}:")]
+        assert f"from {low} to {high}" in line
+
+
+def test_the_page_stands_on_a_fake():
+    page = ui.build(FakeService())
+    public = [fn for fn in page.fns.values() if fn.api_visibility == "public"]
+    (generate,) = public
+    assert generate.api_name == "generate_class_conditional"
+    assert (generate.concurrency_id, generate.concurrency_limit) == ("gpu", 1)
+    html = [b.value for b in page.blocks.values() if isinstance(b, gr.HTML)]
+    assert any("&lt;fake&gt; on paper" in text for text in html)
+    tabs = [b.label for b in page.blocks.values() if isinstance(b, gr.Tab)]
+    assert tabs == ["Class-conditional"]

@@ -1,0 +1,305 @@
+"""The service: events in order, honest times, Stop, and a thread that survives everything."""
+
+import threading
+import time
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from demo import service as service_module
+from demo.service import Accelerator, Done, Preview, Service
+from flowturbo_core.requests import MAX_SEED, ClassConditionalRequest
+from tests.demo.conftest import make_pipeline
+
+BLOCK_MS = 10.0
+CLASSES = ["cat", "dog"]
+ASKED = {
+    "class_names": ["cat"],
+    "heun": 1,
+    "pseudo": 5,
+    "refiner": 3,
+    "guidance_scale": 1.5,
+    "num_images": 1,
+    "seed": 0,
+    "randomise": False,
+}
+
+
+@dataclass
+class ScriptedPipeline:
+    """Blocks that take `BLOCK_MS` by their own account, and wait for `gate` in truth."""
+
+    class_names = CLASSES
+    device = torch.device("cpu")
+    dtype = torch.float32
+    refiner = object()
+    default_plan = "H1P5R3"
+    default_guidance_scale = 1.5
+
+    def __post_init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.blocks, self.threads = [], set()
+        self.fail_at = None
+
+    def request(self, *asked):
+        return ClassConditionalRequest.create(*asked, self.class_names)
+
+    def job(self, request):
+        return SimpleNamespace(x_init=request.labels, name=request.class_labels)
+
+    def run(self, job, plan):
+        for k, kind in enumerate(plan.kinds):
+            self.gate.wait(20)
+            self.threads.add(threading.current_thread().name)
+            if self.fail_at == k:
+                raise RuntimeError("the device fell over")
+            self.blocks.append((job.name, kind))
+            yield SimpleNamespace(
+                block=k + 1,
+                num_blocks=len(plan),
+                kind=kind,
+                block_ms=BLOCK_MS,
+                prediction=lambda: job.x_init,
+            )
+
+    def decode(self, latents):
+        self.threads.add(threading.current_thread().name)
+        return [Image.new("RGB", (8, 8)) for _ in latents]
+
+
+@pytest.fixture
+def scripted():
+    return ScriptedPipeline()
+
+
+@pytest.fixture
+def scripted_service(scripted):
+    return Service(scripted, "scripted", Accelerator())
+
+
+def ask(service, **changes):
+    return service.generate_class_conditional(**ASKED | changes)
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+def test_a_preview_after_every_block_and_then_the_result(service):
+    names = ["cat", "sailboat"]
+    *previews, done = ask(service, class_names=names, num_images=2, seed=7)
+    assert all(isinstance(preview, Preview) for preview in previews)
+    assert [preview.block for preview in previews] == list(range(1, 10))
+    words = ["Heun"] + ["pseudo corrector"] * 5 + ["refiner"] * 3
+    assert [preview.kind for preview in previews] == words
+    for event in (*previews, done):
+        assert event.captions == ("cat", "cat", "sailboat", "sailboat")
+        assert [picture.size for picture in event.pictures] == [(128, 128)] * 4
+        assert event.seed == 7
+    assert isinstance(done, Done)
+    assert (done.plan.plan, done.plan.num_blocks) == ("H1P5R3", 9)
+    assert (done.plan.predictor_evaluations, done.plan.refiner_evaluations) == (7, 6)
+    assert len(done.timing.block_ms) == 9 and done.timing.num_images == 4
+    assert done.timing.decode_ms > 0 and done.speed_up > 0
+
+
+def test_the_pictures_are_the_pipelines(postcards_folder, service):
+    direct = type(service._pipeline).from_pretrained(postcards_folder)
+    expected = direct(["cat", "fish"], "H2P4R2", 4.0, 1, seed=3).images
+    plan = {"heun": 2, "pseudo": 4, "refiner": 2}
+    *_, preview, done = ask(service, class_names=["cat", "fish"], guidance_scale=4, seed=3, **plan)
+    for ours, theirs, last in zip(done.pictures, expected, preview.pictures, strict=True):
+        assert np.array_equal(ours, theirs) and np.array_equal(last, theirs)
+
+
+def test_one_thread_does_all_of_the_work(scripted, scripted_service):
+    list(ask(scripted_service))
+    assert scripted.threads == {"accelerator"}
+
+
+def test_previews_and_a_slow_consumer_are_not_timed(scripted, scripted_service, monkeypatch):
+    decode = scripted.decode
+    monkeypatch.setattr(scripted, "decode", lambda latents: time.sleep(0.02) or decode(latents))
+    events = []
+    for event in ask(scripted_service):
+        events.append(event)
+        time.sleep(0.03)
+    timing = events[-1].timing
+    assert timing.block_ms == (BLOCK_MS,) * 9
+    assert timing.decode_ms < 5 * 20  # one decoding, not nine
+
+
+def test_a_slow_consumer_holds_nothing_up(scripted, scripted_service, monkeypatch):
+    monkeypatch.setattr(service_module, "_PATIENCE_S", 0.01)
+    events = ask(scripted_service, heun=24)
+    next(events)
+    wait_until(lambda: len(scripted.blocks) == 24 + 5 + 3 + 3)  # with the baseline's three
+    assert len(list(events)) == 24 + 5 + 3
+
+
+def test_a_consumer_gets_a_moment_undisturbed(scripted, scripted_service, monkeypatch):
+    monkeypatch.setattr(service_module, "_PATIENCE_S", 20)
+    events = ask(scripted_service)
+    next(events)
+    time.sleep(0.2)
+    assert len(scripted.blocks) == 1
+    events.close()
+
+
+def test_stop_ends_the_work_within_one_block(scripted, scripted_service, monkeypatch):
+    monkeypatch.setattr(service_module, "_PATIENCE_S", 0.0)
+    events = ask(scripted_service, heun=24, pseudo=0, refiner=0)
+    next(events)
+    scripted.gate.clear()
+    time.sleep(0.1)
+    started = len(scripted.blocks)
+    events.close()
+    scripted.gate.set()
+    *_, done = ask(scripted_service, class_names=["dog"], heun=1, pseudo=0, refiner=0)
+    assert isinstance(done, Done)
+    assert [name for name, _ in scripted.blocks].count((0,)) <= started + 1
+
+
+def test_stop_ends_the_baseline_too(scripted, scripted_service):
+    events = ask(scripted_service)
+    for _ in range(9):
+        next(events)
+    scripted.gate.clear()
+    events.close()
+    scripted.gate.set()
+    list(ask(scripted_service, class_names=["dog"], heun=1, pseudo=0, refiner=0))
+    assert [name for name, _ in scripted.blocks].count((0,)) <= 9 + 1
+
+
+def test_a_request_that_nobody_reads_is_not_started(scripted, scripted_service):
+    ask(scripted_service).close()
+    list(ask(scripted_service, class_names=["dog"], heun=1, pseudo=0, refiner=0))
+    assert scripted.blocks == [((1,), "H")]
+
+
+def test_what_goes_wrong_reaches_the_caller_and_the_thread_goes_on(scripted, scripted_service):
+    for k in (0, 4):
+        scripted.fail_at = k
+        previews = []
+        with pytest.raises(RuntimeError, match="fell over"):
+            previews.extend(ask(scripted_service))
+    scripted.fail_at = None
+    assert isinstance(list(ask(scripted_service))[-1], Done)
+
+
+def test_requests_wait_their_turn(scripted, scripted_service):
+    scripted.gate.clear()
+    results = {}
+
+    def consume(name):
+        results[name] = list(ask(scripted_service, class_names=[name], heun=3))
+
+    threads = [threading.Thread(target=consume, args=(name,)) for name in CLASSES]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    scripted.gate.set()
+    for thread in threads:
+        thread.join(20)
+    served = [name for name, _ in scripted.blocks]
+    assert served == sorted(served) or served == sorted(served, reverse=True)
+    assert {len(events) for events in results.values()} == {3 + 5 + 3 + 1}
+
+
+def test_the_speed_up_is_over_as_many_heun_blocks(scripted, scripted_service):
+    *_, done = ask(scripted_service, num_images=2)
+    expected = (9 * BLOCK_MS + done.timing.decode_ms) / 2
+    assert done.heun_ms_per_image == pytest.approx(expected)
+    assert done.speed_up == pytest.approx(expected / done.timing.ms_per_image)
+
+
+def test_the_baseline_is_measured_once_for_a_batch_size_and_guidance(scripted, scripted_service):
+    def blocks(**changes):
+        before = len(scripted.blocks)
+        list(ask(scripted_service, **changes))
+        return len(scripted.blocks) - before
+
+    assert blocks() == 9 + 3
+    assert blocks() == 9
+    assert blocks(guidance_scale=4) == 9
+    assert blocks(guidance_scale=1) == 9 + 3
+    assert blocks(num_images=2) == 9 + 3
+
+
+@pytest.mark.parametrize("counts", [(8, 0, 0), (0, 1, 0)])  # P1 has nothing to reuse, and is H1
+def test_heun_is_not_compared_with_itself(scripted, scripted_service, counts):
+    heun, pseudo, refiner = counts
+    *_, done = ask(scripted_service, heun=heun, pseudo=pseudo, refiner=refiner)
+    assert done.speed_up is None and len(scripted.blocks) == sum(counts)
+
+
+def test_a_random_seed_is_drawn_and_told(scripted_service):
+    seeds = {list(ask(scripted_service, randomise=True))[-1].seed for _ in range(3)}
+    assert len(seeds) == 3 and all(0 <= seed <= MAX_SEED for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"heun": 0, "pseudo": 0, "refiner": 0}, "at least one step"),
+        ({"heun": 0, "pseudo": 0}, "begins with R"),
+        ({"heun": 25}, "Heun steps must be a number from 0 to 24, not 25"),
+        ({"pseudo": 2.5}, "pseudo-corrector steps must be a whole number from 0 to 24, not 2.5"),
+        ({"refiner": None}, "refiner steps must be a number from 0 to 8, not None"),
+        ({"guidance_scale": float("nan")}, "guidance scale must be a number from 0 to 10, not nan"),
+        ({"num_images": 9}, "number of images must be a number from 1 to 8, not 9"),
+        ({"seed": -1, "randomise": True}, "seed must be a number from 0 to 4294967295, not -1"),
+        ({"randomise": "no"}, "randomise must be true or false, not 'no'"),
+        ({"class_names": []}, "choose at least one class"),
+        ({"class_names": None}, "choose at least one class"),
+        ({"class_names": ["horse"]}, "'horse' is not known; the classes are cat, dog"),
+        ({"class_names": [2]}, "class label must be a number from 0 to 1, not 2"),
+    ],
+)
+def test_refused_before_anything_runs(scripted, scripted_service, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ask(scripted_service, **changes)
+    assert scripted.blocks == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "counts"),
+    [("H1P5R3", (1, 5, 3)), ("H8", (8, 0, 0)), ("[H1P1R1]x3", (8, 0, 0)), ("H50", (8, 0, 0)),
+     ("E25", (8, 0, 0))],
+)  # fmt: skip
+def test_the_sliders_open_on_the_models_plan(scripted, scripted_service, plan, counts):
+    scripted.default_plan = plan
+    assert scripted_service.default_counts == counts
+
+
+def test_a_model_without_refiner():
+    service = Service(make_pipeline("H8", with_refiner=False), "plain", Accelerator())
+    assert service.presets == ["H8"] and not service.has_refiner
+    with pytest.raises(ValueError, match="no refiner"):
+        list(ask(service))
+    assert isinstance(list(ask(service, refiner=0))[-1], Done)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"device": "tpu"}, "device 'tpu' is not on this machine"),
+        ({"dtype": "int4"}, "dtype 'int4' is not known"),
+        ({"model": "no-such"}, "there is no model 'no-such'"),
+    ],
+)
+def test_what_cannot_be_loaded(postcards_folder, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Service.load(**{"model": str(postcards_folder), "device": "cpu"} | options)
+
+
+def test_the_description_names_model_device_and_format(service):
+    assert service.description == "tiny-postcards on cpu, float32"
