@@ -9,6 +9,7 @@ from typing import NamedTuple
 import gradio as gr
 from gradio.components import Component
 
+from demo.pictures import png_file
 from demo.service import (
     GUIDANCE_SCALE,
     HEUN_STEPS,
@@ -166,7 +167,6 @@ def readout() -> gr.HTML:
 def gallery() -> gr.Gallery:
     """Add the pictures: a box of fixed height, so that nothing jumps while previews stream."""
     return gr.Gallery(
-        format="png",
         label="Pictures",
         show_label=False,
         columns=4,
@@ -186,7 +186,8 @@ def shown(ask: Callable[..., Iterator[Preview | Done]], *values: object) -> Iter
     try:
         with closing(ask(*values)) as events:
             for event in events:
-                pictures = list(zip(event.pictures, event.captions, strict=True))
+                files = map(png_file, event.pictures)
+                pictures = list(zip(files, event.captions, strict=True))
                 text = done_readout(event) if isinstance(event, Done) else progress_readout(event)
                 yield pictures, text, event.seed
     except (ValueError, FloatingPointError) as error:

@@ -48,12 +48,12 @@ _CACHE_SECONDS = 3600
 def build(service: Service) -> gr.Blocks:
     """Return the page, served by `service`."""
     with gr.Blocks(
-        title="FlowTurbo",
+        title="FlowTurbo Studio",
         analytics_enabled=False,
         delete_cache=(_CACHE_SECONDS, _CACHE_SECONDS),
     ) as page:
         gr.HTML(
-            '<header class="page-header"><h1>FlowTurbo</h1>'
+            '<header class="page-header"><h1>FlowTurbo Studio</h1>'
             "<p>Pictures from a flow, and the milliseconds each one takes.</p></header>",
             apply_default_css=False,
         )

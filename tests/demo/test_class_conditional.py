@@ -1,10 +1,13 @@
 """The tab against a service that only pretends."""
 
+from pathlib import Path
+
 import gradio as gr
 import pytest
 from PIL import Image
 
 from demo import controls, service, ui
+from demo.pictures import png_file
 from demo.service import Done, PlanSummary, Preview, Service
 from demo.tabs import class_conditional
 from flowturbo_core.requests import MAX_SEED
@@ -55,13 +58,26 @@ def asked_of(fake):
 def test_events_become_pictures_readout_and_seed():
     fake = FakeService(PREVIEW, DONE)
     (pictures, progress, seed), (_, result, _) = asked_of(fake)
-    assert pictures == [(PICTURES[0], "cat")] and seed == 5
+    ((file, caption),) = pictures
+    assert (caption, seed) == ("cat", 5)
+    with Image.open(file) as opened:
+        assert opened.format == "PNG" and opened.tobytes() == PICTURES[0].tobytes()
     assert "<b>3</b> of 9 blocks" in progress and "pseudo corrector" in progress
     assert "<b>38.3</b> ms / image" in result
     assert "sampling 30.1 + decoding 8.2 ms" in result
     assert "7 predictor + 6 refiner evaluations" in result
     assert "1.9× as fast as H9 (73.0 ms)" in result
     assert fake.asked == (["cat"], 1, 5, 3, 1.5, 1, 0, False)
+
+
+def test_a_picture_is_written_once_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    file = Path(png_file(red))
+    before = file.stat()
+    assert png_file(red) == str(file) and file.stat() == before
+    assert png_file(blue) != str(file)
+    assert {f.name for f in tmp_path.rglob("*") if f.is_file()} == {"image.png"}
 
 
 def test_a_plan_of_heun_alone_has_no_speed_up():
