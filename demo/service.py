@@ -5,6 +5,7 @@ Tabs hand in raw values and read events; they see no tensor and no model.
 
 import random
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -116,13 +117,13 @@ class _Task:
     cancelled: Event = field(default_factory=Event)
 
     def hand_over(self, held: list[Any]) -> None:
-        """Give the consumer what was held back, with time to deal with it, and empty the list."""
+        """Give the consumer what was held back, and time to deal with it."""
         for event in held:
             self.waiting.clear()
             self.events.put(event)
             if not self.cancelled.is_set():
                 self.waiting.wait(_PATIENCE_S)
-        held.clear()
+        self.cancelled.wait(_SETTLING_S * len(held))
 
 
 class Accelerator:
@@ -173,10 +174,22 @@ class Accelerator:
     @staticmethod
     def _advance(task: _Task) -> None:
         held: list[Any] = []
+        began = time.monotonic()
         with closing(task.work()) as events:
-            began = time.monotonic()
-            while not task.cancelled.is_set():
-                try: ...
+            try:
+                for event in events:
+                    if event is not None:
+                        held.append(event)
+                    if time.monotonic() - began >= _UNDISTURBED_S:
+                        task.hand_over(held)
+                        held, began = [], time.monotonic()
+                    if task.cancelled.is_set():
+                        return
+            finally:
+                for event in held:  # nothing is left to disturb
+                    task.events.put(event)
+
+
 class Service:
     """The models, and what can be asked of them.
 
