@@ -78,7 +78,10 @@ def scripted():
 
 
 @pytest.fixture
-def scripted_service(scripted):
+def scripted_service(scripted, monkeypatch):
+    """Return a service that hands over every preview at once."""
+    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 0)
+    monkeypatch.setattr(service_module, "_SETTLING_S", 0)
     return Service(scripted, "scripted", Accelerator())
 
 
@@ -146,12 +149,33 @@ def test_a_slow_consumer_holds_nothing_up(scripted, scripted_service, monkeypatc
 
 
 def test_a_consumer_gets_a_moment_undisturbed(scripted, scripted_service, monkeypatch):
+    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 0.0)
     monkeypatch.setattr(service_module, "_PATIENCE_S", 20)
     events = ask(scripted_service)
     next(events)
     time.sleep(0.2)
     assert len(scripted.blocks) == 1
     events.close()
+
+
+def test_blocks_run_undisturbed_before_their_previews_are_shown(
+    scripted, scripted_service, monkeypatch
+):
+    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 20)
+    events = ask(scripted_service, seed=4)
+    assert next(events).block == 1
+    assert len(scripted.blocks) == 9 + 3  # with the baseline's
+    assert [event.block for event in list(events)[:-1]] == list(range(2, 10))
+
+
+def test_what_was_held_back_comes_before_what_went_wrong(scripted, scripted_service, monkeypatch):
+    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 20)
+    scripted.fail_at = 4
+    seen = []
+    with pytest.raises(RuntimeError, match="fell over"):
+        for event in ask(scripted_service):
+            seen.append(event.block)
+    assert seen == [1, 2, 3, 4]
 
 
 def test_stop_ends_the_work_within_one_block(scripted, scripted_service, monkeypatch):
