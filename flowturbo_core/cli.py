@@ -134,6 +134,9 @@ def train(
     cache: Annotated[Path, typer.Option(help="Folder for encoded scenes.")] = Path("runs/cache"),
     workers: Annotated[int, typer.Option(help="Processes that draw scenes.")] = 1,
     sheet_every: Annotated[int, typer.Option(help="Steps between sample sheets.")] = 1000,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile what is heavy, where possible.")
+    ] = True,
     device: Device = None,
 ) -> None:
     """Train a part of a recipe; the weights end in OUTPUT/model."""
@@ -150,6 +153,7 @@ def train(
         cache=cache,
         workers=workers,
         sheet_every=sheet_every,
+        compiled=compiled,
         device=device,
     )
     if what is Trainable.AUTOENCODER:

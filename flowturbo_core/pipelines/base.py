@@ -95,6 +95,8 @@ class FlowPipeline:
     refiner's latents are not the predictor's.
     """
 
+    # What a model_index.json says beside its parts: what it must say, and what it may.
+    REQUIRED_SETTINGS: ClassVar[tuple[str, ...]] = ()
     SETTINGS: ClassVar[tuple[str, ...]] = ("default_plan", "default_guidance_scale")
 
     def __init__(
@@ -242,9 +244,11 @@ class FlowPipeline:
         for name in ("predictor", "vae"):
             if name not in parts:
                 raise ValueError(f"{folder / 'model_index.json'} names no {name}")
-        settings = {name: index[name] for name in cls.SETTINGS if name in index}
-        if "class_names" in cls.SETTINGS and "class_names" not in settings:
-            raise ValueError(f"{folder / 'model_index.json'} has no class_names")
+        for name in cls.REQUIRED_SETTINGS:
+            if name not in index:
+                raise ValueError(f"{folder / 'model_index.json'} has no {name}")
+        names = (*cls.REQUIRED_SETTINGS, *cls.SETTINGS)
+        settings = {name: index[name] for name in names if name in index}
         return cls(**parts, **settings).to(device, dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -262,7 +266,8 @@ class FlowPipeline:
             if model is not None:
                 save_model(model, folder / name)
                 index[name] = [type(model).__module__, type(model).__name__]
-        index |= {name: getattr(self, name) for name in self.SETTINGS}
+        settings = (*self.REQUIRED_SETTINGS, *self.SETTINGS)
+        index |= {name: getattr(self, name) for name in settings}
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 

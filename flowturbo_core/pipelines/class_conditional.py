@@ -34,7 +34,7 @@ class ClassConditionalPipeline(FlowPipeline):
     Raises ValueError if the parts do not belong together.
     """
 
-    SETTINGS: ClassVar = ("class_names", *FlowPipeline.SETTINGS)
+    REQUIRED_SETTINGS: ClassVar = ("class_names",)
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class RunOptions:
     workers: int = 1
     sheet_every: int = 1000
     device: str | None = None
+    compiled: bool = True
 
 
 def train_autoencoder(recipe_name: str, options: RunOptions) -> dict[str, Any]:
@@ -145,5 +146,6 @@ def _run(
         workers=workers,
         sheet_every=options.sheet_every,
         device=options.device,
+        compiled=options.compiled,
         earlier_runs=[] if options.init is None else read_record(options.init)["runs"],
     )

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from flowturbo_core.images import contact_sheet
@@ -30,6 +30,10 @@ class FlowObjective(Objective):
         self.model, self.data = model, data
         # In a tuple, so that it is not a submodule: it is neither trained nor saved.
         self.frozen, self.classes = (vae,), classes
+
+    def heavy_parts(self) -> list[nn.Module]:
+        """Return the predictor."""
+        return [self.model]
 
     def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of a batch: latents (B, C, h, w) and labels (B,)."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from flowturbo_core.images import contact_sheet
@@ -39,6 +39,10 @@ class RefinerObjective(Objective):
         self.model, self.data, self.classes = model, data, classes
         # In a tuple, so that they are not submodules: they are neither trained nor saved.
         self.frozen = (predictor.eval().requires_grad_(False), vae)
+
+    def heavy_parts(self) -> list[nn.Module]:
+        """Return refiner and predictor."""
+        return [self.model, self.frozen[0]]
 
     def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the losses of a batch: latents (B, C, h, w) and labels (B,).

@@ -40,10 +40,21 @@ WATCH = """() => {
 }"""
 
 
+# Tells when Stop was enabled and no longer is: a small run is over before one could look twice.
+WATCH_STOP = """(stop) => {
+    window.ran = new Promise((resolve) => {
+        let enabled = false;
+        new MutationObserver(() => {
+            if (enabled && stop.disabled) resolve(true);
+            enabled = !stop.disabled;
+        }).observe(stop, { attributes: true });
+    });
+}"""
+
+
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
+    assert CHROMIUM.exists(), f"there is no {CHROMIUM}: apt-get install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -103,8 +114,9 @@ class Visit:
         expect(self.readout).to_have_text(re.compile(pattern), timeout=PATIENCE_MS)
 
     def run(self):
+        self.stop.evaluate(WATCH_STOP)
         self.generate.click()
-        expect(self.stop).to_be_enabled(timeout=PATIENCE_MS)
+        self.page.evaluate("() => window.ran")
         self.expect_readout("evaluations")
         expect(self.generate).to_be_enabled(timeout=PATIENCE_MS)
 

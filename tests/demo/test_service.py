@@ -78,10 +78,7 @@ def scripted():
 
 
 @pytest.fixture
-def scripted_service(scripted, monkeypatch):
-    """Return a service that hands over every preview at once."""
-    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 0)
-    monkeypatch.setattr(service_module, "_SETTLING_S", 0)
+def scripted_service(scripted):
     return Service(scripted, "scripted", Accelerator())
 
 
@@ -148,28 +145,18 @@ def test_a_slow_consumer_holds_nothing_up(scripted, scripted_service, monkeypatc
     assert len(list(events)) == 24 + 5 + 3
 
 
-def test_a_consumer_gets_a_moment_undisturbed(scripted, scripted_service, monkeypatch):
-    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 0.0)
+def test_a_consumer_gets_a_moment_before_the_next_block(scripted, scripted_service, monkeypatch):
     monkeypatch.setattr(service_module, "_PATIENCE_S", 20)
     events = ask(scripted_service)
     next(events)
     time.sleep(0.2)
     assert len(scripted.blocks) == 1
+    next(events)
+    wait_until(lambda: len(scripted.blocks) == 2)
     events.close()
 
 
-def test_blocks_run_undisturbed_before_their_previews_are_shown(
-    scripted, scripted_service, monkeypatch
-):
-    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 20)
-    events = ask(scripted_service, seed=4)
-    assert next(events).block == 1
-    assert len(scripted.blocks) == 9 + 3  # with the baseline's
-    assert [event.block for event in list(events)[:-1]] == list(range(2, 10))
-
-
-def test_what_was_held_back_comes_before_what_went_wrong(scripted, scripted_service, monkeypatch):
-    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 20)
+def test_what_was_done_comes_before_what_went_wrong(scripted, scripted_service):
     scripted.fail_at = 4
     seen = []
     with pytest.raises(RuntimeError, match="fell over"):

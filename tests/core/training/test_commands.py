@@ -59,7 +59,15 @@ def drawn(monkeypatch):
 def train(command_line, tmp_path):
     def run(what, *options, output=None):
         base = ("--recipe", "tiny", "--output", output or tmp_path / what, "--device", "cpu")
-        quiet = ("--workers", 0, "--cache", tmp_path / "cache", "--sheet-every", 1000)
+        quiet = (
+            "--workers",
+            0,
+            "--cache",
+            tmp_path / "cache",
+            "--sheet-every",
+            1000,
+            "--no-compile",
+        )
         return command_line("train", what, *base, *quiet, *options)
 
     return run

@@ -30,7 +30,7 @@ def flow_objective(init_seed=0, kind=FlowObjective):
 
 def train(objective, output, steps, settings=SETTINGS, **options):
     """Run the loop on the CPU, in this process; sheets and checkpoints only when asked for."""
-    quiet = {"workers": 0, "sheet_every": 10**9, "device": "cpu"}
+    quiet = {"workers": 0, "sheet_every": 10**9, "device": "cpu", "compiled": False}
     return fit(objective, settings, Budget(steps=steps), output, **quiet | options)
 
 
