@@ -5,7 +5,6 @@ Tabs hand in raw values and read events; they see no tensor and no model.
 
 import random
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field

@@ -194,8 +194,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train `objective.model` within `budget` and return the record that goes into its card.
 
-    The heavy parts are compiled, if `compiled` and the machine can, while they train; sheets are
-    drawn without. The record's `runs` are `earlier_runs`, those of the weights it started from, and this one.
+    The heavy parts are compiled, if `compiled` is true and the machine can. The record's `runs`
+    are `earlier_runs`, those of the weights it started from, and this one.
 
     `output` receives `checkpoint.pt` (everything `resume` needs, replaced atomically),
     `model/` (the averaged weights as a model folder), `log.jsonl` and `sheets/`.
@@ -285,7 +285,8 @@ def fit(
 
         log.add(position, losses, settings.batch_size)
         if position.step % sheet_every == 0 and accelerator.is_main_process:
-            _save_sheet(objective, ema, parameters, output / "sheets" / f"{position.step:07d}.png")
+            file = output / "sheets" / f"{position.step:07d}.png"
+            _save_sheet(objective, ema, parameters, file)
         if time.monotonic() - last_saved > 60 * checkpoint_minutes:
             save()
             last_saved = time.monotonic()

@@ -22,6 +22,7 @@ from flowturbo_core.training.loop import (
     Budget,
     Hyperparameters,
     StepBatches,
+    build_optimizers,
     fit,
     learning_rate_factor,
     step_generator,
@@ -386,3 +387,27 @@ def test_it_learns(tmp_path):
     assert before == pytest.approx(1 + 8 / 3, rel=0.1)
     train(objective, tmp_path, 100, settings)
     assert loss() < 0.2 * before
+
+
+def test_the_matrices_of_the_blocks_go_to_muon_and_all_the_rest_to_adamw():
+    model = flow_objective().model
+    adamw, muon = build_optimizers(model, SETTINGS)
+    assert isinstance(adamw, torch.optim.AdamW) and isinstance(muon, torch.optim.Muon)
+    names = {id(p): name for name, p in model.named_parameters()}
+    held = [[names[id(p)] for p in o.param_groups[0]["params"]] for o in (adamw, muon)]
+    assert "blocks.0.attn.qkv.weight" in held[1] and "blocks.0.attn.qkv.bias" in held[0]
+    assert "final_layer.linear.weight" in held[0] and "x_embedder.proj.weight" in held[0]
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert sorted(held[0] + held[1]) == sorted(trained)  # each once
+
+
+def test_a_model_of_convolutions_is_trained_by_adamw_alone():
+    (adamw,) = build_optimizers(torch.nn.Conv2d(3, 3, 1), SETTINGS)
+    assert isinstance(adamw, torch.optim.AdamW)
+
+
+def test_without_a_compiler_a_run_says_so_and_goes_on(tmp_path, monkeypatch, capsys, whole_run):
+    monkeypatch.setattr(loop, "can_compile", lambda device_type: False)
+    train(flow_objective(), tmp_path, 7, compiled=True)
+    assert "without torch.compile" in capsys.readouterr().out
+    assert_same(checkpoint(tmp_path), whole_run)

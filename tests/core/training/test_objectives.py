@@ -6,6 +6,7 @@ The second opinion is `released.py`, a SiT written out without any of the produc
 import pytest
 import torch
 
+from flowturbo_core.compile import can_compile
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.training import autoencoder as autoencoder_training
 from flowturbo_core.training.autoencoder import AutoencoderObjective, mean_psnr
@@ -246,3 +247,22 @@ def test_statistics_are_measured_a_channel(monkeypatch):
     assert found["mean"] == pytest.approx(raw.mean((0, 2, 3)).tolist(), abs=1e-5)
     assert found["std"] == pytest.approx(raw.std((0, 2, 3)).tolist(), abs=1e-4)
     assert 0 < found["psnr_db"] < 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile("cpu"), reason="torch.compile does not work here")
+def test_compiled_in_bfloat16_the_gradient_is_the_one_of_eager_float32():
+    def gradient(compiled, dtype):
+        objective = flow_objective()
+        if compiled:
+            for part in objective.heavy_parts():
+                part.compile()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            losses = objective(batch(32), torch.Generator().manual_seed(3))
+        losses["loss"].backward()
+        trained = [p for p in objective.model.parameters() if p.requires_grad]
+        return torch.cat([p.grad.flatten() for p in trained])
+
+    exact = gradient(False, torch.float32)
+    rounded = gradient(True, torch.bfloat16)
+    assert (rounded - exact).norm() < 0.03 * exact.norm()
