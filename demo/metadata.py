@@ -1,0 +1,153 @@
+"""The settings of a picture: into a PNG and back, into the page's address and back.
+
+What comes back is somebody's text. It is read with limits on its size and checked type by type;
+what the values mean is then validated by the core, like any other request.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qsl, urlencode
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+VERSION = 1
+_KEY = "flowturbo"
+_MAX_TEXT = 10_000
+_MAX_FIELDS = 300
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that makes a picture again.
+
+    Args:
+        model: the model's name.
+        class_names: the classes, in order.
+        plan: a plan such as H1P5R3.
+        guidance_scale: the guidance scale.
+        num_images: images of each class.
+        seed: the seed; image k of them all draws its noise from seed + k.
+    """
+
+    model: str
+    class_names: tuple[str, ...]
+    plan: str
+    guidance_scale: float
+    num_images: int
+    seed: int
+
+    def of_picture(self, index: int) -> Self:
+        """Return the settings that make picture `index` of these alone."""
+        name = self.class_names[index // self.num_images]
+        return type(self)(
+            self.model, (name,), self.plan, self.guidance_scale, 1, self.seed + index
+        )
+
+    def png_info(self, versions: Mapping[str, str]) -> PngInfo:
+        """Return the PNG text that carries these settings, with what made the picture."""
+        info = PngInfo()
+        content = {"version": VERSION, **asdict(self), "versions": dict(versions)}
+        info.add_itxt(_KEY, json.dumps(content, ensure_ascii=False))
+        return info
+
+    @classmethod
+    def from_png(cls, file: Path | str) -> Self:
+        """Read the settings of a picture made here. Raises ValueError, in one sentence."""
+        try:
+            with Image.open(file, formats=["PNG"]) as picture:
+                text = picture.info.get(_KEY)
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise ValueError("this file is not a PNG picture that can be read") from error
+        if text is None:
+            raise ValueError("this picture carries no settings; it was not made here")
+        return cls.from_text(text)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read what `png_info` wrote. Raises ValueError, in one sentence."""
+        if len(text) > _MAX_TEXT:
+            raise ValueError(f"the picture's settings are longer than {_MAX_TEXT} characters")
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("the picture's settings are damaged: they are not JSON") from error
+        if not isinstance(content, dict):
+            raise ValueError("the picture's settings are damaged: they are not a JSON object")
+        version = content.get("version")
+        if version != VERSION or isinstance(version, bool):
+            raise ValueError(
+                f"the picture's settings are of version {_shown(version)}, and this page reads "
+                f"version {VERSION}"
+            )
+        values = {}
+        for field in fields(cls):
+            if field.name not in content:
+                raise ValueError(f"the picture's settings lack {field.name}")
+            values[field.name] = content[field.name]
+        return cls._checked(values)
+
+    def to_query(self) -> str:
+        """Return the query of an address that restores these settings."""
+        pairs = [("class", name) for name in self.class_names]
+        pairs += [(name, str(getattr(self, name))) for name in _QUERY_TYPES]
+        return urlencode(pairs)
+
+    @classmethod
+    def from_query(cls, query: str, default: Self) -> Self:
+        """Read an address's query; what it does not name is as in `default`.
+
+        Names that mean nothing here are left alone, as browsers and hosts add their own.
+        Raises ValueError, in one sentence.
+        """
+        if len(query) > _MAX_TEXT:
+            raise ValueError(f"the address's settings are longer than {_MAX_TEXT} characters")
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        except ValueError as error:
+            raise ValueError(f"the address has more than {_MAX_FIELDS} settings") from error
+        values = asdict(default)
+        class_names = tuple(value for name, value in pairs if name == "class")
+        if class_names:
+            values["class_names"] = class_names
+        for name, value in pairs:
+            if name in _QUERY_TYPES:
+                values[name] = _converted(name, value, _QUERY_TYPES[name])
+        return cls._checked(values)
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any]) -> Self:
+        names = values["class_names"]
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"class_names must be a list of names, not {_shown(names)}")
+        for name, kind in _QUERY_TYPES.items():
+            value = values[name]
+            allowed = (int, float) if kind is float else kind
+            if not isinstance(value, allowed) or isinstance(value, bool):
+                raise ValueError(f"{name} must be {_IN_WORDS[kind]}, not {_shown(value)}")
+        return cls(**{**values, "class_names": tuple(names)})
+
+
+_QUERY_TYPES = {
+    "model": str,
+    "plan": str,
+    "guidance_scale": float,
+    "num_images": int,
+    "seed": int,
+}
+_IN_WORDS = {str: "a text", float: "a number", int: "a whole number"}
+
+
+def _converted(name: str, text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name} must be {_IN_WORDS[kind]}, not {_shown(text)}") from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,125 @@
+"""Settings in a PNG and in an address: what was written comes back, what is hostile does not."""
+
+import io
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from demo.metadata import VERSION, Settings
+
+SETTINGS = Settings("postcards-sit", ("cat", "ringed planet"), "H1P5R3", 1.5, 3, 7)
+
+
+def png(text=None, key="flowturbo", size=(4, 4), kind="PNG"):
+    buffer = io.BytesIO()
+    info = PngInfo()
+    if text is not None:
+        info.add_itxt(key, text)
+    Image.new("RGB", size).save(buffer, kind, **({"pnginfo": info} if kind == "PNG" else {}))
+    return buffer
+
+
+def text(**changes):
+    return json.dumps({"version": VERSION, **asdict(SETTINGS)} | changes)
+
+
+def test_into_a_png_and_back(tmp_path):
+    file = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(file, pnginfo=SETTINGS.png_info({"torch": "2.13.0"}))
+    assert Settings.from_png(file) == SETTINGS
+    with Image.open(file) as picture:
+        assert json.loads(picture.text["flowturbo"])["versions"] == {"torch": "2.13.0"}
+
+
+def test_names_in_every_script_survive(tmp_path):
+    settings = replace(SETTINGS, class_names=("ねこ", "قط", "a, b & c=d", "🚀"))
+    file = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(file, pnginfo=settings.png_info({}))
+    assert Settings.from_png(file) == settings
+    assert Settings.from_query(settings.to_query(), SETTINGS) == settings
+
+
+@pytest.mark.parametrize(
+    ("index", "name", "seed"), [(0, "cat", 7), (2, "cat", 9), (3, "ringed planet", 10)]
+)
+def test_each_picture_has_its_own(index, name, seed):
+    expected = replace(SETTINGS, class_names=(name,), num_images=1, seed=seed)
+    assert SETTINGS.of_picture(index) == expected
+
+
+def test_into_an_address_and_back():
+    default = Settings("other", ("dog",), "H8", 4.0, 1, 0)
+    assert Settings.from_query(SETTINGS.to_query(), default) == SETTINGS
+
+
+def test_an_address_may_name_a_part_and_more():
+    read = Settings.from_query("?seed=3&class=fish&__theme=dark&utm_source=x".lstrip("?"), SETTINGS)
+    assert read == replace(SETTINGS, seed=3, class_names=("fish",))
+    assert Settings.from_query("", SETTINGS) == SETTINGS
+
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "not JSON"),
+        ("[" * 5000, "not JSON"),
+        ("[]", "not a JSON object"),
+        ("x" * 1_000_000, "longer than 10000 characters"),
+        (text(version=2), "of version 2, and this page reads version 1"),
+        (text(version=None), "of version None"),
+        (text(version=True), "of version True"),
+        (json.dumps({"version": 1}), "lack model"),
+        (text(seed="7"), "seed must be a whole number, not '7'"),
+        (text(seed=1.5), "seed must be a whole number, not 1.5"),
+        (text(seed=True), "seed must be a whole number, not True"),
+        (text(guidance_scale=[1]), r"guidance_scale must be a number, not \[1\]"),
+        (text(plan=None), "plan must be a text, not None"),
+        (text(class_names={"a": 1}), "class_names must be a list of names"),
+        (text(class_names=["cat", 3]), "class_names must be a list of names"),
+        (text(model=HOSTILE * 100, plan=3), "plan must be a text, not 3"),
+    ],
+)
+def test_a_hostile_png_is_one_short_sentence(content, sentence):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        Settings.from_png(png(content))
+    assert len(str(refusal.value)) < 200 and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        (png(), "carries no settings"),
+        (png("{}", key="parameters"), "carries no settings"),
+        (png(kind="JPEG"), "not a PNG"),
+        (io.BytesIO(b""), "not a PNG"),
+        (io.BytesIO(b"\x89PNG\r\n\x1a\n broken"), "not a PNG"),
+        (io.BytesIO(png(text()).getvalue()[:60]), "not a PNG|carries no settings"),
+    ],
+)
+def test_what_is_no_picture_of_ours(file, sentence):
+    file.seek(0)
+    with pytest.raises(ValueError, match=sentence):
+        Settings.from_png(file)
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("seed=abc", "seed must be a whole number, not 'abc'"),
+        ("seed=1e3", "seed must be a whole number"),
+        ("guidance_scale=much", "guidance_scale must be a number, not 'much'"),
+        ("num_images=", "num_images must be a whole number, not ''"),
+        ("class=" + "x" * 20_000, "longer than 10000 characters"),
+        ("&".join(["class=a"] * 400), "more than 300 settings"),
+    ],
+)
+def test_a_hostile_address_is_one_short_sentence(query, sentence):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        Settings.from_query(query, SETTINGS)
+    assert len(str(refusal.value)) < 200
