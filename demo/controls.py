@@ -1,7 +1,9 @@
-"""The groups of controls that every tab shares, and how Generate and Stop are wired."""
+"""The groups of controls that every tab shares, and how a request is started, stopped, restored."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from html import escape
 from inspect import getdoc
 from typing import NamedTuple
@@ -9,7 +11,9 @@ from typing import NamedTuple
 import gradio as gr
 from gradio.components import Component
 
-from demo.pictures import png_file
+from demo import readout
+from demo.metadata import Settings
+from demo.pictures import png_file, zip_file
 from demo.service import (
     GUIDANCE_SCALE,
     HEUN_STEPS,
@@ -21,6 +25,7 @@ from demo.service import (
     Preview,
     Service,
 )
+from flowturbo_core.devices import VERSIONS
 
 # Every event that computes shares this: one at a time on the accelerator, the others wait.
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
@@ -33,16 +38,33 @@ _SHOW_READOUT = """() => {
     const shown = [...document.querySelectorAll(".readout")].find((e) => e.offsetParent);
     shown.scrollIntoView({ behavior: "smooth" });
 }"""
+# The address always says what is shown, so that it can be kept and passed on.
+_FOLLOW_ADDRESS = """(record) => {
+    if (record) history.replaceState(null, "", "?" + record.query + location.hash);
+}"""
+_READ_ADDRESS = "() => [location.search.slice(1)]"
+_PRESSED_RUN = """element.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-index]");
+    if (button) trigger("select", { index: Number(button.dataset.index) });
+});"""
 
-_BAR = '<div class="bar">'  # only a readout of work in progress has one
+_MAX_RUNS = 50  # that a visit remembers
+_MAX_STRIPS = 8  # pictures of a run whose trajectory is kept
 
 
 class PlanControls(NamedTuple):
-    """Three sliders: how many steps of each kind."""
+    """The plan: presets, three sliders for the steps of each kind, and whether they are live."""
 
+    preset: gr.Radio
     heun: gr.Slider
     pseudo: gr.Slider
     refiner: gr.Slider
+    live: gr.Checkbox
+
+    @property
+    def sliders(self) -> list[gr.Slider]:
+        """The three sliders."""
+        return [self.heun, self.pseudo, self.refiner]
 
 
 class SeedControls(NamedTuple):
@@ -59,6 +81,59 @@ class RunControls(NamedTuple):
     stop: gr.Button
 
 
+class Inputs(NamedTuple):
+    """What a class-conditional request is made of, in the order its handler takes them."""
+
+    class_names: Component
+    heun: gr.Slider
+    pseudo: gr.Slider
+    refiner: gr.Slider
+    guidance_scale: gr.Slider
+    num_images: gr.Slider
+    seed: gr.Number
+    randomise: gr.Checkbox
+
+
+class Results(NamedTuple):
+    """Where a request's results go, in the order its handler gives them, after the seed."""
+
+    gallery: gr.Gallery
+    readout: gr.HTML
+    trajectory: gr.HTML
+    record: gr.JSON
+    latest: gr.State
+
+
+_UNCHANGED = (gr.skip(),) * (1 + len(Results._fields))
+
+
+class VisitControls(NamedTuple):
+    """What remains of a visit's runs, and what takes their settings back."""
+
+    runs: gr.State
+    chart: gr.HTML
+    archive: gr.DownloadButton
+    picture: gr.File
+    address: gr.Textbox
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished request, for what the page does with it afterwards.
+
+    Args:
+        settings: what makes its pictures again.
+        run: what the list of runs shows.
+        files: its pictures.
+        trajectories: the strip of each of its first pictures.
+    """
+
+    settings: Settings
+    run: readout.Run
+    files: tuple[str, ...]
+    trajectories: tuple[str, ...]
+
+
 def plan_controls(service: Service) -> PlanControls:
     """Add the presets, the sliders, and the line that says what the plan costs."""
     counts = service.default_counts
@@ -68,7 +143,8 @@ def plan_controls(service: Service) -> PlanControls:
             service.presets,
             value=_preset(service, summary),
             label="Sampling plan",
-            info="Presets from the FlowTurbo paper; H8 is plain Heun.",
+            info="Presets from the FlowTurbo paper; H8 is plain Heun. While live, moving a slider "
+            "samples the same seed again.",
             elem_classes="preset",
         )
         heun = gr.Slider(
@@ -101,22 +177,24 @@ def plan_controls(service: Service) -> PlanControls:
             interactive=service.has_refiner,
             elem_classes="refiner",
         )
-        cost = gr.HTML(_cost(summary), apply_default_css=False, elem_classes="plan-cost")
-    controls = PlanControls(heun, pseudo, refiner)
+        with gr.Row(elem_classes="plan-foot"):
+            cost = gr.HTML(
+                readout.plan_cost(summary), apply_default_css=False, elem_classes="plan-cost"
+            )
+            live = gr.Checkbox(True, label="Live", elem_classes="live", min_width=80)
+    controls = PlanControls(preset, heun, pseudo, refiner, live)
 
     def describe(*counts: object) -> tuple[str, str | None]:
         try:
             summary = service.describe_plan(*counts)
         except ValueError as error:
-            return f'<p class="cost refused">{escape(_sentence(error))}</p>', None
-        return _cost(summary), _preset(service, summary)
+            return f'<p class="cost refused">{_sentence(error)}</p>', None
+        return readout.plan_cost(summary), _preset(service, summary)
 
-    # `input` is a person's choice only, so that sliders and presets do not chase each other.
-    preset.input(service.step_counts, preset, list(controls), **HELPER)
     gr.on(
-        [slider.change for slider in controls],
+        [slider.change for slider in controls.sliders],
         describe,
-        list(controls),
+        controls.sliders,
         [cost, preset],
         trigger_mode="always_last",
         **HELPER,
@@ -154,19 +232,20 @@ def seed_controls() -> SeedControls:
 def run_controls() -> RunControls:
     """Add Generate, and Stop, which has nothing to stop yet."""
     with gr.Row(elem_classes="run"):
-        generate = gr.Button("Generate", variant="primary", size="lg", scale=3)
-        stop = gr.Button("Stop", variant="stop", size="lg", interactive=False, min_width=96)
+        generate = gr.Button(
+            "Generate", variant="primary", size="lg", scale=3, elem_classes="generate"
+        )
+        stop = gr.Button(
+            "Stop", variant="stop", size="lg", interactive=False, min_width=96, elem_classes="stop"
+        )
     return RunControls(generate, stop)
 
 
-def readout() -> gr.HTML:
-    """Add the readout."""
-    return gr.HTML(idle_readout(), label="Readout", apply_default_css=False, elem_classes="readout")
-
-
-def gallery() -> gr.Gallery:
-    """Add the pictures: a box of fixed height, so that nothing jumps while previews stream."""
-    return gr.Gallery(
+def results() -> Results:
+    """Add the readout, the pictures, and what is known of them."""
+    text = gr.HTML(readout.idle(), label="Readout", apply_default_css=False, elem_classes="readout")
+    # A box of fixed height, so that nothing jumps while previews stream.
+    gallery = gr.Gallery(
         label="Pictures",
         show_label=False,
         columns=4,
@@ -176,103 +255,208 @@ def gallery() -> gr.Gallery:
         interactive=False,
         elem_classes="gallery",
     )
+    trajectory = gr.HTML(readout.no_trajectory(), label="Trajectory", apply_default_css=False)
+    record = gr.JSON(label="Record", visible=False)
+    return Results(gallery, text, trajectory, record, gr.State(None))
+
+
+def visit_controls() -> VisitControls:
+    """Add the chart of the visit's runs, the archive of the last, and where pictures go back."""
+    with gr.Row(elem_classes="files"):
+        archive = gr.DownloadButton("Download all (zip)", interactive=False, size="sm")
+        picture = gr.File(
+            label="A picture made here brings its settings back",
+            file_types=[".png"],
+            height=104,
+            elem_classes="drop",
+        )
+    chart = gr.HTML(
+        readout.visit([]), js_on_load=_PRESSED_RUN, apply_default_css=False, elem_classes="runs"
+    )
+    address = gr.Textbox(visible=False, label="Address")
+    return VisitControls(gr.State([]), chart, archive, picture, address)
 
 
 def shown(ask: Callable[..., Iterator[Preview | Done]], *values: object) -> Iterator[tuple]:
-    """Ask the service, and turn its events into (gallery, readout, seed).
+    """Ask the service, and turn its events into what the seed and `Results` show.
 
     A refusal becomes the sentence the page shows. Closing this closes the service's iterator.
     """
+    previews: list[Preview] = []
     try:
         with closing(ask(*values)) as events:
             for event in events:
-                files = map(png_file, event.pictures)
+                seed = event.settings.seed
+                if isinstance(event, Done):
+                    yield seed, *_finished(event, previews)
+                    return
+                previews.append(event)
+                files = [png_file(picture) for picture in event.pictures]
                 pictures = list(zip(files, event.captions, strict=True))
-                text = done_readout(event) if isinstance(event, Done) else progress_readout(event)
-                yield pictures, text, event.seed
+                text, strip = readout.in_progress(event), readout.trajectory(previews, 0)
+                yield seed, pictures, text, strip, None, None
+            if not previews:  # interrupted at once; yielding nothing would empty the page
+                yield _UNCHANGED
     except (ValueError, FloatingPointError) as error:
-        raise gr.Error(_sentence(error), print_exception=False) from error
+        raise _refusal(error) from error
+
+
+def _finished(done: Done, previews: Sequence[Preview]) -> tuple:
+    files = []
+    for k, picture in enumerate(done.pictures):
+        settings = done.settings.of_picture(k)
+        name = f"{settings.class_names[0]}-{settings.plan}-{settings.seed}"
+        safe = re.sub(r"[^\w-]+", "-", name)[:80]
+        files.append(png_file(picture, safe, settings.png_info(VERSIONS)))
+    strips = tuple(readout.trajectory(previews, k) for k in range(min(len(files), _MAX_STRIPS)))
+    result = Result(done.settings, readout.Run.of(done), tuple(files), strips)
+    pictures = list(zip(files, done.captions, strict=True))
+    return pictures, readout.finished(done), strips[0], readout.record(done), result
 
 
 def connect(
+    service: Service,
+    generate: Callable[..., Iterator[tuple]],
+    inputs: Inputs,
+    plan: PlanControls,
     buttons: RunControls,
-    generate: Callable,
-    inputs: Sequence[Component],
-    outputs: Sequence[Component],
-    readout: gr.HTML,
+    results: Results,
 ) -> None:
     """Make Generate run the generator `generate`, under its own name in the API, and Stop end it.
 
-    Inputs reach it unchecked, as the core wants them: Gradio would round some of them.
+    So do the plan's controls, while they are live, with the seed that is there. Inputs reach it
+    unchecked, as the core wants them: Gradio would round some of them.
     """
     both = list(buttons)
+    idle = _set_interactive(True, False)
+    computing = {
+        "inputs": list(inputs),
+        "outputs": [inputs.seed, *results],
+        "preprocess": False,
+        "show_progress": "full",
+        "show_progress_on": results.readout,
+        **GPU,
+    }
     # First the buttons: a click's listeners run one after the other, in this order.
     buttons.generate.click(None, None, both, js=_set_interactive(False, True))
     buttons.generate.click(None, None, None, js=_SHOW_READOUT)
-    event = buttons.generate.click(
+    run = buttons.generate.click(
         generate,
-        inputs,
-        outputs,
         api_name=generate.__name__,
         api_description=getdoc(generate),  # all of it: Gradio alone would leave the ranges out
-        preprocess=False,
-        show_progress="full",
-        show_progress_on=readout,
-        **GPU,
-    )
-    for ended in (event.success, event.failure, buttons.stop.click):
-        ended(None, None, both, js=_set_interactive(True, False))
-    event.failure(interrupted_readout, readout, readout, **HELPER)
-    buttons.stop.click(interrupted_readout, readout, readout, cancels=[event], **HELPER)
-
-
-def _set_interactive(*flags: bool) -> str:
-    updates = (f"{{__type__: 'update', interactive: {str(flag).lower()}}}" for flag in flags)
-    return f"() => [{', '.join(updates)}]"
-
-
-def idle_readout() -> str:
-    """Return the readout before the first request."""
-    return _readout("Ready", "", "Choose a plan, press Generate, and see what each picture costs.")
-
-
-def interrupted_readout(html: str) -> str:
-    """Return the readout after a request was stopped or failed, from what it said before."""
-    if _BAR not in html:  # the request never got to its first block
-        return html
-    return _readout("Stopped", "", "The pictures show how far sampling came.")
-
-
-def progress_readout(preview: Preview) -> str:
-    """Return the readout while blocks are computed."""
-    share = 100 * preview.block / preview.num_blocks
-    return _readout(
-        f"{preview.block}",
-        f"of {preview.num_blocks} blocks",
-        f"Last block: {preview.kind}",
-        f'{_BAR}<div style="width: {share:.0f}%"></div></div>',
+        **computing,
     )
 
+    def again(request: gr.Request, *values: object) -> Iterator[tuple]:
+        *asked, _, live = values
+        if live:
+            yield from generate(*asked, False, request)
+        else:
+            yield _UNCHANGED
 
-def done_readout(done: Done) -> str:
-    """Return the readout of finished images: milliseconds, evaluations, speed-up."""
-    total, decoding = done.timing.ms_per_image, done.timing.decode_ms_per_image
-    facts = (
-        done.plan.plan,
-        f"sampling {_ms(total - decoding)} + decoding {_ms(decoding)} ms",
-        _evaluations(done.plan),
+    def interrupt(request: gr.Request, live: bool) -> None:
+        if live:
+            service.interrupt(request.session_hash)
+
+    # `input` is a person's choice only, so that sliders and presets do not chase each other.
+    chosen = plan.preset.input(service.step_counts, plan.preset, plan.sliders, **HELPER)
+    # What is under way is ended first: of several requests, the last one counts.
+    interrupting = {"fn": interrupt, "inputs": plan.live, **HELPER}
+    let_go = gr.on([slider.release for slider in plan.sliders], **interrupting)
+    runs = [run]
+    for event in (let_go, chosen.then(**interrupting)):
+        event.then(None, plan.live, both, js=_set_interactive(False, True, "live"))
+        sampled = event.then(
+            again,
+            trigger_mode="always_last",
+            api_visibility="private",
+            **computing | {"inputs": [*inputs, plan.live]},
+        )
+        runs.append(sampled)
+    for event in runs:
+        event.success(None, None, both, js=idle)
+        event.failure(None, None, both, js=idle)
+        event.failure(readout.interrupted, results.readout, results.readout, **HELPER)
+    buttons.stop.click(None, None, both, js=idle)
+    buttons.stop.click(
+        readout.interrupted, results.readout, results.readout, cancels=runs, **HELPER
     )
-    badge = ""
-    if done.speed_up is not None:
-        baseline = f"H{done.plan.num_blocks} ({_ms(done.heun_ms_per_image)} ms)"
-        badge = f'<span class="badge">{done.speed_up:.1f}× as fast as {baseline}</span>'
-    return _readout(_ms(total), "ms / image", " · ".join(facts), badge)
 
 
-def _readout(number: str, unit: str, text: str, extra: str = "") -> str:
+def connect_visit(
+    page: gr.Blocks,
+    service: Service,
+    inputs: Inputs,
+    results: Results,
+    visit: VisitControls,
+) -> None:
+    """Remember what was made, and take settings back: of a run, a picture, or the address."""
+    unchanged = (gr.skip(),) * len(inputs)
+
+    def remember(latest: Result | None, runs: list[readout.Run]) -> tuple:
+        if latest is None or (runs and runs[-1] is latest.run):
+            return gr.skip(), gr.skip(), gr.skip()
+        runs = [*runs, latest.run][-_MAX_RUNS:]
+        name = f"flowturbo-{latest.settings.plan}-{latest.settings.seed}"
+        archive = zip_file(latest.files, name, asdict(latest.settings))
+        return runs, readout.visit(runs), gr.DownloadButton(value=archive, interactive=True)
+
+    def strip_of(latest: Result | None, picked: gr.SelectData) -> str:
+        if latest is None or picked.index >= len(latest.trajectories):
+            return gr.skip()
+        return latest.trajectories[picked.index]
+
+    def values_of(settings: Settings) -> tuple:
+        counts = service.counts_of(settings)
+        return (
+            list(settings.class_names),
+            *counts,
+            settings.guidance_scale,
+            settings.num_images,
+            settings.seed,
+            False,
+        )
+
+    def from_run(runs: list[readout.Run], pressed: gr.EventData) -> tuple:
+        index = pressed.index
+        if not isinstance(index, int) or not 0 <= index < len(runs):
+            return unchanged
+        return values_of(runs[index].settings)
+
+    def from_picture(file: str) -> tuple:
+        try:
+            values = values_of(Settings.from_png(file))
+        except ValueError as error:
+            values = unchanged
+            gr.Warning(_sentence(error))
+        return *values, None  # and room for the next
+
+    def from_address(query: str) -> tuple:
+        if not query:
+            return unchanged
+        try:
+            return values_of(Settings.from_query(query, service.default_settings))
+        except ValueError as error:
+            gr.Warning(_sentence(error))
+            return unchanged
+
+    results.latest.change(
+        remember, [results.latest, visit.runs], [visit.runs, visit.chart, visit.archive], **HELPER
+    )
+    results.record.change(None, results.record, None, js=_FOLLOW_ADDRESS)
+    results.gallery.select(strip_of, results.latest, results.trajectory, **HELPER)
+    visit.chart.select(from_run, visit.runs, list(inputs), **HELPER)
+    warning = HELPER | {"queue": True}  # what warns must be in the queue
+    visit.picture.upload(from_picture, visit.picture, [*inputs, visit.picture], **warning)
+    page.load(from_address, visit.address, list(inputs), js=_READ_ADDRESS, **warning)
+
+
+def _set_interactive(generate: bool, stop: bool, condition: str = "true") -> str:
+    """Return JavaScript that enables and disables the buttons if its argument, so named, holds."""
+    values = f"{{interactive: {str(generate).lower()}}}, {{interactive: {str(stop).lower()}}}"
     return (
-        f'<div class="card"><p class="headline"><b>{escape(number)}</b> {escape(unit)}</p>'
-        f'{extra}<p class="facts">{escape(text)}</p></div>'
+        f"({'' if condition == 'true' else condition}) => [{values}]"
+        f".map((update) => ({{__type__: 'update', ...({condition} ? update : {{}})}}))"
     )
 
 
@@ -280,21 +464,11 @@ def _preset(service: Service, summary: PlanSummary) -> str | None:
     return summary.plan if summary.plan in service.presets else None
 
 
-def _cost(summary: PlanSummary) -> str:
-    blocks = "1 block" if summary.num_blocks == 1 else f"{summary.num_blocks} blocks"
-    text = f"{blocks}, {_evaluations(summary)}"
-    return f'<p class="cost"><code>{escape(summary.plan)}</code> {escape(text)}</p>'
-
-
-def _evaluations(summary: PlanSummary) -> str:
-    kinds = ((summary.predictor_evaluations, "predictor"), (summary.refiner_evaluations, "refiner"))
-    return " + ".join(f"{n} {kind}" for n, kind in kinds if n) + " evaluations"
-
-
-def _ms(milliseconds: float) -> str:
-    return f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:.0f}"
+def _refusal(error: Exception) -> gr.Error:
+    return gr.Error(_sentence(error), print_exception=False)
 
 
 def _sentence(error: Exception) -> str:
-    text = str(error)
+    """Return what an error says, for a page that takes it for HTML."""
+    text = escape(str(error), quote=False)
     return text[:1].upper() + text[1:]

@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl, urlencode
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from flowturbo_core.requests import brief
+
 VERSION = 1
 _KEY = "flowturbo"
 _MAX_TEXT = 10_000
@@ -43,9 +45,7 @@ class Settings:
     def of_picture(self, index: int) -> Self:
         """Return the settings that make picture `index` of these alone."""
         name = self.class_names[index // self.num_images]
-        return type(self)(
-            self.model, (name,), self.plan, self.guidance_scale, 1, self.seed + index
-        )
+        return type(self)(self.model, (name,), self.plan, self.guidance_scale, 1, self.seed + index)
 
     def png_info(self, versions: Mapping[str, str]) -> PngInfo:
         """Return the PNG text that carries these settings, with what made the picture."""
@@ -80,7 +80,7 @@ class Settings:
         version = content.get("version")
         if version != VERSION or isinstance(version, bool):
             raise ValueError(
-                f"the picture's settings are of version {_shown(version)}, and this page reads "
+                f"the picture's settings are of version {brief(version)}, and this page reads "
                 f"version {VERSION}"
             )
         values = {}
@@ -122,12 +122,12 @@ class Settings:
     def _checked(cls, values: Mapping[str, Any]) -> Self:
         names = values["class_names"]
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"class_names must be a list of names, not {_shown(names)}")
+            raise ValueError(f"class_names must be a list of names, not {brief(names)}")
         for name, kind in _QUERY_TYPES.items():
             value = values[name]
             allowed = (int, float) if kind is float else kind
             if not isinstance(value, allowed) or isinstance(value, bool):
-                raise ValueError(f"{name} must be {_IN_WORDS[kind]}, not {_shown(value)}")
+                raise ValueError(f"{name} must be {_IN_WORDS[kind]}, not {brief(value)}")
         return cls(**{**values, "class_names": tuple(names)})
 
 
@@ -145,9 +145,4 @@ def _converted(name: str, text: str, kind: type) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"{name} must be {_IN_WORDS[kind]}, not {_shown(text)}") from None
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise ValueError(f"{name} must be {_IN_WORDS[kind]}, not {brief(text)}") from None

@@ -13,14 +13,24 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from PIL import Image
 
+from demo.metadata import Settings
 from flowturbo_core.devices import resolve_device, resolve_dtype
+from flowturbo_core.evaluation.stability import curvature
 from flowturbo_core.models.catalog import DEFAULT_MODEL
+from flowturbo_core.pipelines.base import Progress
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import MAX_SEED, ClassConditionalRequest, real_number, whole_number
+from flowturbo_core.requests import (
+    MAX_SEED,
+    ClassConditionalRequest,
+    brief,
+    real_number,
+    whole_number,
+)
 from flowturbo_core.sampler import Job
 from flowturbo_core.timing import Timing, timed
 
@@ -33,8 +43,8 @@ NUM_IMAGES = (1, 8)
 # The plans of FlowTurbo's paper (2409.18128).
 PRESETS = ("H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5")
 
-KINDS = {"H": "Heun", "P": "pseudo corrector", "R": "refiner"}
 _BASELINE_BLOCKS = 3
+_FIRST_CLASSES = 4
 # The next block waits until the consumer has dealt with a preview, so that preparing and sending
 # it does not slow the block that is being timed down, but no longer than this.
 _PATIENCE_S = 0.25
@@ -64,8 +74,9 @@ class Preview:
         captions: the class of each.
         block: how many blocks are done, from 1.
         num_blocks: how many the plan has.
-        kind: the kind of this block, in words.
-        seed: the seed in use.
+        kind: the kind of this block: H, P or R.
+        curvature: of each image's path over this block; None for the first block.
+        settings: what makes these images again.
     """
 
     pictures: tuple[Image.Image, ...]
@@ -73,7 +84,8 @@ class Preview:
     block: int
     num_blocks: int
     kind: str
-    seed: int
+    curvature: tuple[float, ...] | None
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,8 @@ class Done:
         captions: the class of each.
         timing: sampling and decoding, previews not counted.
         plan: the plan and its evaluations.
-        seed: the seed in use.
+        kinds: the kind of each block: H, P or R.
+        settings: what makes these images again.
         heun_ms_per_image: what as many Heun blocks take; None if the plan is that plan.
     """
 
@@ -93,7 +106,8 @@ class Done:
     captions: tuple[str, ...]
     timing: Timing
     plan: PlanSummary
-    seed: int
+    kinds: str
+    settings: Settings
     heun_ms_per_image: float | None
 
     @property
@@ -107,9 +121,9 @@ class Done:
 @dataclass
 class _Task:
     work: Callable[[], Iterator[Any]]
+    cancelled: Event
     events: SimpleQueue = field(default_factory=SimpleQueue)
     waiting: Event = field(default_factory=Event)  # the consumer has dealt with all it was given
-    cancelled: Event = field(default_factory=Event)
 
     def hand_over(self, event: Any) -> None:
         """Give the consumer an event, and a moment to deal with it."""
@@ -130,13 +144,13 @@ class Accelerator:
         self._tasks: SimpleQueue[_Task] = SimpleQueue()
         Thread(target=self._serve, name="accelerator", daemon=True).start()
 
-    def stream(self, work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    def stream(self, work: Callable[[], Iterator[Any]], stop: Event | None = None) -> Iterator[Any]:
         """Run the generator that `work` returns on the thread, and yield what it yields.
 
-        Closing this generator stops the work where it next yields. A None from the work only
-        offers that chance and is not passed on. What the work raises is raised here.
+        Closing this generator stops the work where it next yields; so does `stop`. A None from
+        the work only offers that chance and is not passed on. What the work raises is raised here.
         """
-        task = _Task(work)
+        task = _Task(work, Event() if stop is None else stop)
         self._tasks.put(task)
         try:
             while True:
@@ -186,6 +200,7 @@ class Service:
     def __init__(self, pipeline: ClassConditionalPipeline, name: str, accelerator: Accelerator):
         self._pipeline, self._accelerator, self.name = pipeline, accelerator, name
         self._heun_block_ms: dict[tuple[int, bool], float] = {}
+        self._stops: WeakValueDictionary[str, Event] = WeakValueDictionary()
 
     @classmethod
     def load(
@@ -241,6 +256,18 @@ class Service:
             expressible = False
         return counts if expressible else self.step_counts("H8")
 
+    @property
+    def default_settings(self) -> Settings:
+        """What the page opens with: the first classes at the model's defaults."""
+        return Settings(
+            self.name,
+            tuple(self.class_names[:_FIRST_CLASSES]),
+            str(_plan(*self.default_counts)),
+            self.default_guidance_scale,
+            1,
+            0,
+        )
+
     @staticmethod
     def step_counts(plan: str) -> tuple[int, int, int]:
         """Heun, pseudo-corrector and refiner steps of a plan such as H1P5R3."""
@@ -262,31 +289,87 @@ class Service:
         num_images: object,
         seed: object,
         randomise: object,
+        visitor: str | None = None,
     ) -> Iterator[Preview | Done]:
         """Generate images of classes from unchecked values: a Preview a block, then Done.
 
-        Closing the iterator stops the work within one block. Raises ValueError for a value that
+        Closing the iterator stops the work within one block; so does `interrupt` with the same
+        `visitor`, after which the iterator just ends. Raises ValueError for a value that
         is not allowed, FloatingPointError if the arithmetic overflows.
         """
         if not isinstance(randomise, bool):
             raise ValueError(f"randomise must be true or false, not {randomise!r}")
         given_seed = whole_number("seed", seed, 0, MAX_SEED)
-        request = self._pipeline.request(
-            [] if class_names is None else class_names,
-            _plan(heun, pseudo, refiner),
-            real_number("guidance scale", guidance_scale, *GUIDANCE_SCALE),
-            whole_number("number of images", num_images, *NUM_IMAGES),
+        request = self._request(
+            class_names,
+            (heun, pseudo, refiner),
+            guidance_scale,
+            num_images,
             random.randint(0, MAX_SEED) if randomise else given_seed,
         )
-        return self._accelerator.stream(partial(self._generate, request))
+        stop = Event()
+        if visitor is not None:
+            self._stops[visitor] = stop
+        return self._accelerator.stream(partial(self._generate, request), stop)
+
+    def interrupt(self, visitor: str | None) -> None:
+        """End what this visitor last asked for, within one block."""
+        stop = self._stops.get(visitor)
+        if stop is not None:
+            stop.set()
+
+    def counts_of(self, settings: Settings) -> tuple[int, int, int]:
+        """Return the numbers of Heun, pseudo-corrector and refiner steps of `settings`.
+
+        Raises ValueError if this page cannot make the pictures of these settings.
+        """
+        if settings.model != self.name:
+            raise ValueError(
+                f"these are settings of the model {brief(settings.model)}; this page runs "
+                f"{self.name!r}"
+            )
+        counts = self.step_counts(settings.plan)
+        if SamplePlan.parse(settings.plan).blocks != "".join(
+            count * kind for count, kind in zip(counts, "HPR", strict=True)
+        ):
+            raise ValueError(f"plan {brief(settings.plan)} is none of H..P..R..")
+        values = settings.guidance_scale, settings.num_images, settings.seed
+        self._request(settings.class_names, counts, *values)
+        return counts
+
+    def _request(
+        self,
+        class_names: object,
+        counts: Sequence[object],
+        guidance_scale: object,
+        num_images: object,
+        seed: object,
+    ) -> ClassConditionalRequest:
+        return self._pipeline.request(
+            [] if class_names is None else class_names,
+            _plan(*counts),
+            real_number("guidance scale", guidance_scale, *GUIDANCE_SCALE),
+            whole_number("number of images", num_images, *NUM_IMAGES),
+            seed,
+        )
 
     def _generate(self, request: ClassConditionalRequest) -> Iterator[Preview | Done | None]:
         pipeline, plan = self._pipeline, request.plan
         captions = tuple(self.class_names[label] for label in request.labels)
+        settings = Settings(
+            self.name,
+            tuple(self.class_names[label] for label in request.class_labels),
+            str(plan),
+            request.guidance_scale,
+            request.num_images,
+            request.seed,
+        )
         job = pipeline.job(request)
-        block_ms = []
+        block_ms, before = [], None
         for progress in pipeline.run(job, plan):
             block_ms.append(progress.block_ms)
+            bend = None if before is None else _curvature(before, progress)
+            before = progress
             decode = partial(pipeline.decode, progress.prediction())
             pictures, decode_ms = timed(decode, pipeline.device)
             yield Preview(
@@ -294,8 +377,9 @@ class Service:
                 captions,
                 progress.block,
                 progress.num_blocks,
-                KINDS[progress.kind],
-                request.seed,
+                progress.kind,
+                bend,
+                settings,
             )
         # At the end the state is what it points at: the last preview is the result, and its
         # decoding the only one that counts.
@@ -304,7 +388,9 @@ class Service:
         if set(plan.kinds) != {"H"}:
             block = yield from self._heun_block(job, guided=request.guidance_scale != 1)
             heun_ms = (len(plan) * block + decode_ms) / len(captions)
-        yield Done(tuple(pictures), captions, timing, PlanSummary.of(plan), request.seed, heun_ms)
+        yield Done(
+            tuple(pictures), captions, timing, PlanSummary.of(plan), plan.kinds, settings, heun_ms
+        )
 
     def _heun_block(self, job: Job, guided: bool) -> Iterator[None]:
         """Return the milliseconds of a Heun block of this shape, measured the first time."""
@@ -316,6 +402,10 @@ class Service:
                 yield None
             self._heun_block_ms[key] = statistics.median(times)
         return self._heun_block_ms[key]
+
+
+def _curvature(before: Progress, after: Progress) -> tuple[float, ...]:
+    return tuple(curvature(before.state.v, after.state.v, after.t - before.t).tolist())
 
 
 def _plan(heun: object, pseudo: object, refiner: object) -> SamplePlan:

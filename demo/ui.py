@@ -32,10 +32,21 @@ THEME = gr.themes.Base(
     block_info_text_color="*neutral_500",
     block_info_text_size="*text_sm",
 )
+# Ctrl+Enter generates and Esc stops, on the tab in view.
+_KEYS = """() => {
+    document.addEventListener("keydown", (event) => {
+        const generates = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+        if (!generates && event.key !== "Escape") return;
+        const buttons = document.querySelectorAll(generates ? ".generate" : ".stop");
+        [...buttons].find((button) => button.offsetParent && !button.disabled)?.click();
+    });
+}"""
 # What launch() takes, and a page therefore cannot carry itself.
 LAUNCH = {
     "theme": THEME,
     "css_paths": Path(__file__).with_name("style.css"),
+    "js": _KEYS,
+    "max_file_size": "10mb",
     "footer_links": ["api"],
     "run_history": False,
     "show_error": True,
@@ -59,7 +70,7 @@ def build(service: Service) -> gr.Blocks:
         )
         with gr.Tabs():
             with gr.Tab("Class-conditional", id="class-conditional"):
-                class_conditional.build(service)
+                class_conditional.build(service, page)
         gr.HTML(
             f'<footer class="page-footer">{escape(service.description)}</footer>',
             apply_default_css=False,

@@ -4,8 +4,15 @@ import os
 import platform
 from pathlib import Path
 
+import diffusers
 import torch
 
+# What a record of something measured or made names beside the device.
+VERSIONS = {
+    "python": platform.python_version(),
+    "torch": torch.__version__,
+    "diffusers": diffusers.__version__,
+}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -54,7 +54,7 @@ class ClassConditionalRequest:
         if isinstance(class_labels, str | numbers.Real):
             class_labels = [class_labels]
         if not isinstance(class_labels, Iterable):
-            raise ValueError(f"class_labels must be labels or names, not {_shown(class_labels)}")
+            raise ValueError(f"class_labels must be labels or names, not {brief(class_labels)}")
         labels = tuple(class_label(label, class_names) for label in class_labels)
         if not labels:
             raise ValueError("choose at least one class; the list of classes is empty")
@@ -84,7 +84,7 @@ def real_number(name: str, value: object, low: float, high: float) -> float:
     """Return `value` as a float from `low` to `high`, or raise ValueError saying so."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (is_number and low <= value <= high):  # false for NaN and the infinities too
-        raise ValueError(f"{name} must be a number from {low} to {high}, not {_shown(value)}")
+        raise ValueError(f"{name} must be a number from {low} to {high}, not {brief(value)}")
     return float(value)
 
 
@@ -99,12 +99,13 @@ def class_label(value: object, class_names: Sequence[str]) -> int:
             value = int(value)
         except ValueError:
             raise ValueError(
-                f"class {_shown(value)} is not known; the classes are {', '.join(class_names)}"
+                f"class {brief(value)} is not known; the classes are {', '.join(class_names)}"
             ) from None
     return whole_number("class label", value, 0, len(class_names) - 1)
 
 
-def _shown(value: object) -> str:
+def brief(value: object) -> str:
+    """Return `value` as Python writes it, cut to 60 characters, for a sentence."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of more digits than Python prints

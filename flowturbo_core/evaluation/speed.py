@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from flowturbo_core.devices import describe_device
+from flowturbo_core.devices import VERSIONS, describe_device
 from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
@@ -99,7 +98,7 @@ def bench(
         "repeats": repeats,
         "device": describe_device(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+        "versions": VERSIONS,
     }
 
 

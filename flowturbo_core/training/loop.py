@@ -8,7 +8,6 @@ therefore takes the same steps, to the bit, as one that was not.
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from flowturbo_core.compile import can_compile
-from flowturbo_core.devices import bfloat16_is_fast, describe_device, resolve_device
+from flowturbo_core.devices import VERSIONS, bfloat16_is_fast, describe_device, resolve_device
 
 
 @dataclass(frozen=True)
@@ -364,7 +363,7 @@ def _record(
         "settings": asdict(settings),
         "device": describe_device(accelerator.device),
         "precision": accelerator.mixed_precision.replace("no", "float32"),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "versions": VERSIONS,
     }
 
 

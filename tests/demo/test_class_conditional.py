@@ -6,7 +6,8 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from demo import controls, service, ui
+from demo import readout, service, ui
+from demo.metadata import Settings
 from demo.pictures import png_file
 from demo.service import Done, PlanSummary, Preview, Service
 from demo.tabs import class_conditional
@@ -14,13 +15,15 @@ from flowturbo_core.requests import MAX_SEED
 from flowturbo_core.timing import Timing
 
 PICTURES = (Image.new("RGB", (8, 8)),)
-PREVIEW = Preview(PICTURES, ("cat",), block=3, num_blocks=9, kind="pseudo corrector", seed=5)
+SETTINGS = Settings("fake", ("cat",), "H1P5R3", 1.5, 1, 5)
+PREVIEW = Preview(PICTURES, ("cat",), 3, num_blocks=9, kind="P", curvature=None, settings=SETTINGS)
 DONE = Done(
     PICTURES,
     ("cat",),
     Timing(1, (10.0, 20.1), 8.2),
     PlanSummary("H1P5R3", 9, 7, 6),
-    seed=5,
+    kinds="HP",
+    settings=SETTINGS,
     heun_ms_per_image=73.04,
 )
 
@@ -32,6 +35,7 @@ class FakeService:
     presets = ["H8", "H1P5R3"]
     default_counts = (1, 5, 3)
     default_guidance_scale = 1.5
+    default_settings = SETTINGS
     has_refiner = True
     description = "<fake> on paper"
     describe_plan = staticmethod(Service.describe_plan)
@@ -57,7 +61,7 @@ def asked_of(fake):
 
 def test_events_become_pictures_readout_and_seed():
     fake = FakeService(PREVIEW, DONE)
-    (pictures, progress, seed), (_, result, _) = asked_of(fake)
+    (seed, pictures, progress, *_), (_, _, result, *_) = asked_of(fake)
     ((file, caption),) = pictures
     assert (caption, seed) == ("cat", 5)
     with Image.open(file) as opened:
@@ -67,7 +71,7 @@ def test_events_become_pictures_readout_and_seed():
     assert "sampling 30.1 + decoding 8.2 ms" in result
     assert "7 predictor + 6 refiner evaluations" in result
     assert "1.9× as fast as H9 (73.0 ms)" in result
-    assert fake.asked == (["cat"], 1, 5, 3, 1.5, 1, 0, False)
+    assert fake.asked == (["cat"], 1, 5, 3, 1.5, 1, 0, False, None)
 
 
 def test_a_picture_is_written_once_and_whole(tmp_path, monkeypatch):
@@ -77,13 +81,13 @@ def test_a_picture_is_written_once_and_whole(tmp_path, monkeypatch):
     before = file.stat()
     assert png_file(red) == str(file) and file.stat() == before
     assert png_file(blue) != str(file)
-    assert {f.name for f in tmp_path.rglob("*") if f.is_file()} == {"image.png"}
+    assert {f.name for f in tmp_path.rglob("*") if f.is_file()} == {"picture.png"}
 
 
 def test_a_plan_of_heun_alone_has_no_speed_up():
     plan = PlanSummary("H8", 8, 16, 0)
-    done = Done(PICTURES, ("cat",), Timing(1, (812.0,), 8.2), plan, 5, None)
-    ((_, result, _),) = asked_of(FakeService(done))
+    done = Done(PICTURES, ("cat",), Timing(1, (812.0,), 8.2), plan, "H", SETTINGS, None)
+    *_, (_, _, result, *_) = asked_of(FakeService(PREVIEW, done))
     assert "<b>820</b>" in result and "16 predictor evaluations" in result
     assert "fast" not in result and "refiner" not in result
 
@@ -114,9 +118,9 @@ def test_closing_the_handler_closes_the_service():
 
 
 def test_an_interrupted_readout_says_so_only_of_a_run():
-    assert "Stopped" in controls.interrupted_readout(controls.progress_readout(PREVIEW))
-    for html in (controls.idle_readout(), controls.done_readout(DONE)):
-        assert controls.interrupted_readout(html) == html
+    assert "Stopped" in readout.interrupted(readout.in_progress(PREVIEW))
+    for html in (readout.idle(), readout.finished(DONE)):
+        assert readout.interrupted(html) == html
 
 
 def test_the_documentation_gives_the_limits():

@@ -1,8 +1,9 @@
 """The service: events in order, honest times, Stop, and a thread that survives everything."""
 
+import re
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from demo import service as service_module
+from demo.metadata import Settings
 from demo.service import Accelerator, Done, Preview, Service
 from flowturbo_core.requests import MAX_SEED, ClassConditionalRequest
 from tests.demo.conftest import make_pipeline
@@ -64,6 +66,8 @@ class ScriptedPipeline:
                 num_blocks=len(plan),
                 kind=kind,
                 block_ms=BLOCK_MS,
+                t=(k + 1) / len(plan),
+                state=SimpleNamespace(v=torch.ones(len(job.x_init), 4)),
                 prediction=lambda: job.x_init,
             )
 
@@ -98,12 +102,13 @@ def test_a_preview_after_every_block_and_then_the_result(service):
     *previews, done = ask(service, class_names=names, num_images=2, seed=7)
     assert all(isinstance(preview, Preview) for preview in previews)
     assert [preview.block for preview in previews] == list(range(1, 10))
-    words = ["Heun"] + ["pseudo corrector"] * 5 + ["refiner"] * 3
-    assert [preview.kind for preview in previews] == words
+    assert "".join(preview.kind for preview in previews) == "HPPPPPRRR" == done.kinds
+    assert previews[0].curvature is None
+    assert all(len(p.curvature) == 4 and min(p.curvature) > 0 for p in previews[1:])
     for event in (*previews, done):
         assert event.captions == ("cat", "cat", "sailboat", "sailboat")
         assert [picture.size for picture in event.pictures] == [(128, 128)] * 4
-        assert event.seed == 7
+        assert event.settings == Settings("tiny-postcards", tuple(names), "H1P5R3", 1.5, 2, 7)
     assert isinstance(done, Done)
     assert (done.plan.plan, done.plan.num_blocks) == ("H1P5R3", 9)
     assert (done.plan.predictor_evaluations, done.plan.refiner_evaluations) == (7, 6)
@@ -190,6 +195,50 @@ def test_stop_ends_the_baseline_too(scripted, scripted_service):
     assert [name for name, _ in scripted.blocks].count((0,)) <= 9 + 1
 
 
+def test_a_visitor_interrupts_what_the_same_visitor_asked_for_and_nothing_else(
+    scripted, scripted_service
+):
+    events = ask(scripted_service, heun=24, pseudo=0, refiner=0, visitor="one")
+    next(events)
+    scripted_service.interrupt("two")
+    scripted_service.interrupt(None)
+    assert isinstance(next(events), Preview)
+    scripted_service.interrupt("one")
+    assert len(list(events)) <= 2  # one that was ready, one that was under way
+    assert len(scripted.blocks) <= 4
+    assert isinstance(list(ask(scripted_service, visitor="one"))[-1], Done)
+
+
+RESTORED = Settings("scripted", ("dog", "cat"), "H1P5R3", 1.5, 2, 7)
+
+
+def test_settings_that_this_page_can_run(scripted_service):
+    assert scripted_service.counts_of(RESTORED) == (1, 5, 3)
+    assert scripted_service.counts_of(scripted_service.default_settings) == (1, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model": "<b>else</b>"}, "model '<b>else</b>'; this page runs 'scripted'"),
+        ({"model": "x" * 9000}, "this page runs 'scripted'"),
+        ({"class_names": ("horse",)}, "class 'horse' is not known"),
+        ({"class_names": ()}, "choose at least one class"),
+        ({"plan": "what"}, "plan 'what' is not understood"),
+        ({"plan": "[H1P1R1]x3"}, "is none of H..P..R.."),
+        ({"plan": "E25"}, "is none of H..P..R.."),
+        ({"plan": "H25"}, "Heun steps must be a number from 0 to 24, not 25"),
+        ({"guidance_scale": float("nan")}, "guidance scale must be a number from 0 to 10"),
+        ({"num_images": 9}, "number of images must be a number from 1 to 8, not 9"),
+        ({"seed": -1}, "seed must be a number from 0 to 4294967295, not -1"),
+    ],
+)
+def test_settings_that_it_cannot(scripted_service, changes, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)) as refusal:
+        scripted_service.counts_of(replace(RESTORED, **changes))
+    assert len(str(refusal.value)) < 200
+
+
 def test_a_request_that_nobody_reads_is_not_started(scripted, scripted_service):
     ask(scripted_service).close()
     list(ask(scripted_service, class_names=["dog"], heun=1, pseudo=0, refiner=0))
@@ -253,7 +302,7 @@ def test_heun_is_not_compared_with_itself(scripted, scripted_service, counts):
 
 
 def test_a_random_seed_is_drawn_and_told(scripted_service):
-    seeds = {list(ask(scripted_service, randomise=True))[-1].seed for _ in range(3)}
+    seeds = {list(ask(scripted_service, randomise=True))[-1].settings.seed for _ in range(3)}
     assert len(seeds) == 3 and all(0 <= seed <= MAX_SEED for seed in seeds)
 
 
