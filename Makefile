@@ -7,6 +7,8 @@ VENV := .venv
 PYTHON ?= $(VENV)/bin/python
 MINUTES ?= 20
 OUT ?= runs/gpu
+# $(call share,0.2): that part of MINUTES.
+share = $(shell $(PYTHON) -c "print($(MINUTES) * $(1))")
 GPU_TRAINING := --recipe postcards --device cuda --workers 14
 BASE_PYTHON ?= python3
 RUN := $(VENV)/bin/python
@@ -56,21 +58,24 @@ format: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# Nothing is installed here: PYTHON brings torch and the rest. Training takes MINUTES in all.
+# Nothing is installed here: PYTHON brings torch and the rest. MINUTES of training, beside the
+# tests, the timings and the drawing of the data; each run has a folder of its own.
+gpu: SHELL := /bin/bash -o pipefail
+gpu: OUT := $(OUT)/$(shell date +%Y%m%d-%H%M%S)
 gpu:
 	mkdir -p $(OUT)
 	$(PYTHON) -m pytest -q -m gpu -p no:timeout 2>&1 | tee $(OUT)/tests.log
 	$(PYTHON) -m flowturbo_core bench --architecture sit-xl-2 --device cuda --dtype bfloat16 \
 	  --plans H8,H2P4R2,H1P5R3 --batch-size 8 --repeats 7 --json $(OUT)/bench-sit-xl-2.json
 	$(PYTHON) -m flowturbo_core train autoencoder --output $(OUT)/autoencoder \
-	  --minutes $$(($(MINUTES) / 5)) $(GPU_TRAINING) --batch-size 128 --learning-rate 1e-3
+	  --minutes $(call share,0.2) $(GPU_TRAINING) --batch-size 128 --learning-rate 1e-3
 	$(PYTHON) -m flowturbo_core train flow --output $(OUT)/predictor \
 	  --autoencoder $(OUT)/autoencoder/model --num-latents 400000 --cache $(OUT)/cache \
-	  --minutes $$(($(MINUTES) * 3 / 5)) $(GPU_TRAINING) --batch-size 1024 --learning-rate 2e-3
+	  --minutes $(call share,0.6) $(GPU_TRAINING) --batch-size 1024 --learning-rate 2e-3
 	$(PYTHON) -m flowturbo_core train refiner --output $(OUT)/refiner \
 	  --autoencoder $(OUT)/autoencoder/model --predictor $(OUT)/predictor/model \
 	  --num-latents 400000 --cache $(OUT)/cache \
-	  --minutes $$(($(MINUTES) / 5)) $(GPU_TRAINING) --batch-size 1024 --learning-rate 2e-3
+	  --minutes $(call share,0.2) $(GPU_TRAINING) --batch-size 1024 --learning-rate 2e-3
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

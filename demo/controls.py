@@ -95,7 +95,7 @@ class Inputs(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Where a request's results go, in the order its handler gives them, after the seed."""
+    """Where a request's results go, in the order its handler gives them; the seed comes third."""
 
     gallery: gr.Gallery
     readout: gr.HTML
@@ -144,7 +144,7 @@ def plan_controls(service: Service) -> PlanControls:
             value=_preset(service, summary),
             label="Sampling plan",
             info="Presets from the FlowTurbo paper; H8 is plain Heun. While live, moving a slider "
-            "samples the same seed again.",
+            f"samples the same seed again.{service.note}",
             elem_classes="preset",
         )
         heun = gr.Slider(
@@ -278,7 +278,7 @@ def visit_controls() -> VisitControls:
 
 
 def shown(ask: Callable[..., Iterator[Preview | Done]], *values: object) -> Iterator[tuple]:
-    """Ask the service, and turn its events into what the seed and `Results` show.
+    """Ask the service, and turn its events into what `Results` and, third, the seed show.
 
     A refusal becomes the sentence the page shows. Closing this closes the service's iterator.
     """
@@ -286,15 +286,14 @@ def shown(ask: Callable[..., Iterator[Preview | Done]], *values: object) -> Iter
     try:
         with closing(ask(*values)) as events:
             for event in events:
-                seed = event.settings.seed
                 if isinstance(event, Done):
-                    yield seed, *_finished(event, previews)
+                    yield _finished(event, previews)
                     return
                 previews.append(event)
                 files = [png_file(picture) for picture in event.pictures]
                 pictures = list(zip(files, event.captions, strict=True))
                 text, strip = readout.in_progress(event), readout.trajectory(previews, 0)
-                yield seed, pictures, text, strip, None, None
+                yield pictures, text, event.settings.seed, strip, None, None
             if not previews:  # interrupted at once; yielding nothing would empty the page
                 yield _UNCHANGED
     except (ValueError, FloatingPointError) as error:
@@ -311,7 +310,8 @@ def _finished(done: Done, previews: Sequence[Preview]) -> tuple:
     strips = tuple(readout.trajectory(previews, k) for k in range(min(len(files), _MAX_STRIPS)))
     result = Result(done.settings, readout.Run.of(done), tuple(files), strips)
     pictures = list(zip(files, done.captions, strict=True))
-    return pictures, readout.finished(done), strips[0], readout.record(done), result
+    text, record = readout.finished(done), readout.record(done)
+    return pictures, text, done.settings.seed, strips[0], record, result
 
 
 def connect(
@@ -331,7 +331,7 @@ def connect(
     idle = _set_interactive(True, False)
     computing = {
         "inputs": list(inputs),
-        "outputs": [inputs.seed, *results],
+        "outputs": [*results[:2], inputs.seed, *results[2:]],
         "preprocess": False,
         "show_progress": "full",
         "show_progress_on": results.readout,

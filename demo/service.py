@@ -25,6 +25,8 @@ from flowturbo_core.pipelines.base import Progress
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import (
+    MAX_GUIDANCE_SCALE,
+    MAX_IMAGES,
     MAX_SEED,
     ClassConditionalRequest,
     brief,
@@ -38,7 +40,7 @@ from flowturbo_core.timing import Timing, timed
 HEUN_STEPS = (0, 24)
 PSEUDO_STEPS = (0, 24)
 REFINER_STEPS = (0, 8)
-GUIDANCE_SCALE = (0, 10)
+GUIDANCE_SCALE = (0, MAX_GUIDANCE_SCALE)
 NUM_IMAGES = (1, 8)
 # The plans of FlowTurbo's paper (2409.18128).
 PRESETS = ("H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5")
@@ -180,6 +182,8 @@ class Accelerator:
 
     @staticmethod
     def _advance(task: _Task) -> None:
+        if task.cancelled.is_set():  # while it waited its turn
+            return
         with closing(task.work()) as events:
             for event in events:
                 if event is not None:
@@ -249,12 +253,22 @@ class Service:
 
         H8 where three sliders cannot express that plan.
         """
-        counts = self.step_counts(self._pipeline.default_plan)
-        try:
-            expressible = str(_plan(*counts)) == self._pipeline.default_plan
-        except ValueError:
-            expressible = False
-        return counts if expressible else self.step_counts("H8")
+        return self._own_counts() or self.step_counts("H8")
+
+    @property
+    def note(self) -> str:
+        """What a person should know of the model's default plan; empty if nothing."""
+        if self._own_counts() is not None:
+            return ""
+        plan = self._pipeline.default_plan
+        return f" This model's own plan is {plan}, which three sliders cannot say; H8 stands in."
+
+    def _own_counts(self) -> tuple[int, int, int] | None:
+        counts = _counts_of(self._pipeline.default_plan)
+        limits = (HEUN_STEPS, PSEUDO_STEPS, REFINER_STEPS)
+        if counts is None or any(n > high for n, (_, high) in zip(counts, limits, strict=True)):
+            return None
+        return counts
 
     @property
     def default_settings(self) -> Settings:
@@ -299,13 +313,12 @@ class Service:
         """
         if not isinstance(randomise, bool):
             raise ValueError(f"randomise must be true or false, not {randomise!r}")
-        given_seed = whole_number("seed", seed, 0, MAX_SEED)
         request = self._request(
             class_names,
             (heun, pseudo, refiner),
             guidance_scale,
             num_images,
-            random.randint(0, MAX_SEED) if randomise else given_seed,
+            random.randint(0, MAX_SEED - MAX_IMAGES) if randomise else seed,
         )
         stop = Event()
         if visitor is not None:
@@ -328,10 +341,8 @@ class Service:
                 f"these are settings of the model {brief(settings.model)}; this page runs "
                 f"{self.name!r}"
             )
-        counts = self.step_counts(settings.plan)
-        if SamplePlan.parse(settings.plan).blocks != "".join(
-            count * kind for count, kind in zip(counts, "HPR", strict=True)
-        ):
+        counts = _counts_of(settings.plan)
+        if counts is None:
             raise ValueError(f"plan {brief(settings.plan)} is none of H..P..R..")
         values = settings.guidance_scale, settings.num_images, settings.seed
         self._request(settings.class_names, counts, *values)
@@ -406,6 +417,14 @@ class Service:
 
 def _curvature(before: Progress, after: Progress) -> tuple[float, ...]:
     return tuple(curvature(before.state.v, after.state.v, after.t - before.t).tolist())
+
+
+def _counts_of(plan: str) -> tuple[int, int, int] | None:
+    """Return the steps of each kind of a plan H..P..R.., or None if it is not of that form."""
+    blocks = SamplePlan.parse(plan).blocks
+    counts = tuple(blocks.count(kind) for kind in "HPR")
+    ordered = "".join(count * kind for count, kind in zip(counts, "HPR", strict=True))
+    return counts if blocks == ordered else None
 
 
 def _plan(heun: object, pseudo: object, refiner: object) -> SamplePlan:

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import warnings
 import zipfile
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ import typer
 from flowturbo_core.devices import resolve_device, resolve_dtype
 from flowturbo_core.evaluation import speed
 from flowturbo_core.evaluation.speed import random_pipeline, write_json
-from flowturbo_core.models.bundle import bundle_autoencoder, bundle_class_conditional
+from flowturbo_core.models.bundle import bundle_postcards
 from flowturbo_core.models.catalog import DEFAULT_MODEL, MODELS_FOLDER, bundled_models
 from flowturbo_core.models.convert import convert_sit
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
@@ -24,7 +25,7 @@ from flowturbo_core.training import commands
 
 UsageError = typer.BadParameter.__base__  # of a wrong option or value, as typer raises it
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def _number(text: str | float) -> int | float | str:
@@ -80,16 +81,23 @@ def sample(
     labels = pipeline.class_names if class_labels is None else _split(class_labels)
     request = pipeline.request(labels, plan, guidance_scale, num_images, seed)
     noise = None if latents is None else _read_latents(latents)
+    _check_folder(output_dir)
+    if save_latents is not None:
+        if save_latents.is_dir():
+            raise ValueError(f"--save-latents must name a file, and {save_latents} is a folder")
+        _check_folder(save_latents.parent)
     output = pipeline.finish(pipeline.job(request, latents=noise), request.plan)
     output_dir.mkdir(parents=True, exist_ok=True)
     files = []
     for k, (label, image) in enumerate(zip(request.labels, output.images, strict=True)):
         name = re.sub(r"[^\w-]+", "-", pipeline.class_names[label]).strip("-")[:60]
-        files.append(str(output_dir / f"{k:03d}-{name}-seed{request.seed + k}.png"))
+        source = "latents" if noise is not None else f"seed{request.seed + k}"
+        files.append(str(output_dir / f"{k:03d}-{name}-{source}.png"))
         image.save(files[-1])
     if save_latents is not None:
         save_latents.parent.mkdir(parents=True, exist_ok=True)
-        np.save(save_latents, output.latents.float().cpu().numpy())
+        with save_latents.open("wb") as stream:  # np.save would add .npy to a name without
+            np.save(stream, output.latents.float().cpu().numpy())
     summary = {
         "plan": str(request.plan),
         "num_images": len(files),
@@ -198,10 +206,7 @@ def bundle(
 ) -> None:
     """Make the bundled models, with their cards, out of finished trainings."""
     settings = {"default_plan": default_plan, "default_guidance_scale": default_guidance_scale}
-    bundle_autoencoder(autoencoder, output / "postcards-autoencoder")
-    bundle_class_conditional(
-        predictor, refiner, "postcards-autoencoder", output / "postcards-sit", settings
-    )
+    bundle_postcards(autoencoder, predictor, refiner, output, settings)
 
 
 @app.command()
@@ -237,16 +242,28 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse what cannot become a folder, before anything is computed for it."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{folder} cannot be a folder: {existing} is a file")
+
+
 def _read_latents(file: Path) -> torch.Tensor:
     try:
-        return torch.from_numpy(np.load(file, allow_pickle=False))
+        array = np.load(file, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise TypeError("it is an archive of several")
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
     except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} holds no array of latents: {error}") from error
 
 
 def main() -> None:
     """Run the command line; a mistake of the caller is one sentence and exit code 2."""
-    diffusers.utils.logging.disable_progress_bar()
+    # A person reads one sentence: what libraries say of the same mistake would drown it.
+    diffusers.utils.logging.set_verbosity(diffusers.utils.logging.CRITICAL)
+    warnings.simplefilter("ignore")
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except UsageError as error:

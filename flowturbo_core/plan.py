@@ -5,7 +5,6 @@ blocks and three refiner blocks; E25 is 25 Euler blocks; [H1P1R1]x3 repeats what
 """
 
 import itertools
-import math
 import numbers
 import re
 from collections.abc import Iterator
@@ -39,6 +38,10 @@ class SamplePlan:
     blocks: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.blocks, str):
+            raise ValueError(
+                f"the blocks of a plan are a text, like HPPR, not {repr(self.blocks)[:60]}"
+            )
         unknown = set(self.blocks) - _COST.keys()
         if unknown:
             raise ValueError(f"plan letter {sorted(unknown)[0]!r} is not one of E, H, P, R")
@@ -126,8 +129,11 @@ class SamplePlan:
 
     def time_grid(self, t_start: float = 0.0) -> tuple[float, ...]:
         """Return the len + 1 uniform times from `t_start` (0 is noise) to 1 (data)."""
-        if not (math.isfinite(t_start) and 0 <= t_start < 1):
-            raise ValueError(f"t_start must be at least 0 and less than 1, not {t_start}")
+        is_number = isinstance(t_start, numbers.Real) and not isinstance(t_start, bool)
+        if not (is_number and 0 <= t_start < 1):  # false for NaN too
+            raise ValueError(
+                f"t_start must be a number, at least 0 and less than 1, not {repr(t_start)[:60]}"
+            )
         steps = len(self)
         return tuple(t_start + (1 - t_start) * i / steps for i in range(steps)) + (1.0,)
 

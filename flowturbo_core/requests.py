@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flowturbo_core.plan import SamplePlan
 
-MAX_GUIDANCE_SCALE = 30.0
+MAX_GUIDANCE_SCALE = 15
 MAX_SEED = 2**32 - 1
 MAX_IMAGES = 256
 
@@ -51,6 +51,8 @@ class ClassConditionalRequest:
 
         A class label is a whole number or one of the names.
         """
+        if isinstance(class_labels, bytes | dict):
+            raise ValueError(f"class_labels must be labels or names, not {brief(class_labels)}")
         if isinstance(class_labels, str | numbers.Real):
             class_labels = [class_labels]
         if not isinstance(class_labels, Iterable):
@@ -63,29 +65,37 @@ class ClassConditionalRequest:
             raise ValueError(
                 f"one request makes at most {MAX_IMAGES} images, not {images * len(labels)}"
             )
+        first = whole_number("seed", seed, 0, MAX_SEED)
+        if first + images * len(labels) - 1 > MAX_SEED:
+            raise ValueError(
+                f"seed must leave room for one seed an image up to {MAX_SEED}; from {first}, "
+                f"{images * len(labels)} images go beyond"
+            )
         return cls(
             labels,
             plan if isinstance(plan, SamplePlan) else SamplePlan.parse(plan),
             real_number("guidance_scale", guidance_scale, 0, MAX_GUIDANCE_SCALE),
             images,
-            whole_number("seed", seed, 0, MAX_SEED),
+            first,
         )
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> int:
     """Return `value` as an int from `low` to `high`; 3.0 is whole, 3.5, NaN and True are not."""
-    number = real_number(name, value, low, high)
-    if number != int(number):
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-    return int(number)
+    if not (_is_number(value) and low <= value <= high and value == int(value)):
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {brief(value)}")
+    return int(value)
 
 
 def real_number(name: str, value: object, low: float, high: float) -> float:
     """Return `value` as a float from `low` to `high`, or raise ValueError saying so."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (is_number and low <= value <= high):  # false for NaN and the infinities too
+    if not (_is_number(value) and low <= value <= high):  # false for NaN and the infinities too
         raise ValueError(f"{name} must be a number from {low} to {high}, not {brief(value)}")
     return float(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def class_label(value: object, class_names: Sequence[str]) -> int:

@@ -54,15 +54,15 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             heun: Heun steps, a whole number from 0 to 24.
             pseudo: pseudo-corrector steps, a whole number from 0 to 24.
             refiner: refiner steps, a whole number from 0 to 8.
-            guidance_scale: classifier-free guidance, a number from 0 to 10; 1 is none.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
             num_images: images of each class, a whole number from 1 to 8.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
             request: who asks; the server knows.
 
         Returns:
-            The seed that was used; the pictures with their classes; the readout and the
-            trajectory (HTML); and, at the end, a record: settings, times in milliseconds,
+            The pictures with their classes, the readout (HTML), the seed that was used, the
+            trajectory (HTML) and, at the end, a record: settings, times in milliseconds,
             evaluations, speed-up.
         """
         yield from controls.shown(

@@ -9,6 +9,10 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor
 
+from flowturbo_core.requests import brief, real_number
+
+_LARGEST = 1e6  # of a latent's mean, deviation, or factor: beyond, something is broken
+
 
 class PixelUnshuffleAutoencoderKL(AutoencoderKL):
     """An `AutoencoderKL` on patches of pixels: used the same way, with far less memory traffic.
@@ -43,9 +47,39 @@ def latent_statistics(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
     one `shift_factor` and `1 / scaling_factor` of older models, such as Stable Diffusion's.
     """
     config, channels = vae.config, vae.config.latent_channels
-    mean = config.latents_mean or [config.shift_factor or 0.0] * channels
-    std = config.latents_std or [1 / config.scaling_factor] * channels
-    return torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
+    check_statistics(config.latents_mean, config.latents_std, channels)
+    mean, std = config.latents_mean, config.latents_std
+    if mean is None:
+        shift = 0 if config.shift_factor is None else config.shift_factor
+        mean = [real_number("shift_factor", shift, -_LARGEST, _LARGEST)] * channels
+    if std is None:
+        factor = real_number("scaling_factor", config.scaling_factor, 1 / _LARGEST, _LARGEST)
+        std = [1 / factor] * channels
+    mean, std = (torch.tensor(s, dtype=torch.float32).view(1, -1, 1, 1) for s in (mean, std))
+    return mean, std
+
+
+def check_statistics(mean: object, std: object, channels: int) -> None:
+    """Raise ValueError unless each is None or a list of `channels` numbers, `std`'s positive."""
+    for name, values, low in (
+        ("latents_mean", mean, -_LARGEST),
+        ("latents_std", std, 1 / _LARGEST),
+    ):
+        if values is None:
+            continue
+        if not isinstance(values, list | tuple):
+            raise ValueError(f"{name} must be a list of {channels} numbers, not {brief(values)}")
+        if len(values) != channels:
+            raise ValueError(f"{name} must be {channels} numbers, one a channel, not {len(values)}")
+        for value in values:
+            real_number(name, value, low, _LARGEST)
+
+
+def not_finite(found: str, dtype: torch.dtype) -> FloatingPointError:
+    """Return the error of values that are not finite; `found` says what gave what."""
+    # float32 is the widest there is here: in it, what went in is to blame.
+    advice = "the weights or the latents are broken" if dtype == torch.float32 else "try float32"
+    return FloatingPointError(f"{found} in {dtype} that are not finite; {advice}")
 
 
 @torch.no_grad()
@@ -67,9 +101,7 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     mean, std = (s.to(latents.device) for s in latent_statistics(vae))
     images = vae.decode((latents * std + mean).to(vae.dtype)).sample.float()
     if not torch.isfinite(images).all():  # clamping would make black or white of an infinity
-        raise FloatingPointError(
-            f"decoding in {vae.dtype} gave images that are not finite; try float32"
-        )
+        raise not_finite("decoding gave images", vae.dtype)
     return images.clamp(-1, 1)
 
 

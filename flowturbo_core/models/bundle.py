@@ -4,16 +4,23 @@ A card's figures come from the records that the trainings wrote, never from a pe
 """
 
 import json
+import math
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import diffusers
+from safetensors import safe_open
 
 from flowturbo_core.data.postcards import CLASSES
+from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import read_record
+from flowturbo_core.models.storage import load_model, read_record
 from flowturbo_core.pipelines.base import CATALOGUE
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+
+_AUTOENCODER = "postcards-autoencoder"
 
 _FRONT_MATTER = """---
 license: mit
@@ -39,44 +46,64 @@ It draws these scenes and nothing else; it is there to show and to measure sampl
 """
 
 
-def bundle_autoencoder(trained: Path, folder: Path) -> None:
-    """Copy a trained autoencoder's folder to `folder` and write its card."""
+def bundle_postcards(
+    autoencoder: Path, predictor: Path, refiner: Path, catalogue: Path, settings: dict[str, Any]
+) -> None:
+    """Write `postcards-autoencoder` and `postcards-sit` to `catalogue`, out of trained parts.
+
+    The autoencoder is named by its catalogue name, not copied: other models share it. Nothing is
+    written unless all parts can be loaded and belong together; what was there is then replaced.
+    """
+    ClassConditionalPipeline(
+        load_model(SiTPredictor, predictor),
+        load_model(PixelUnshuffleAutoencoderKL, autoencoder),
+        CLASSES,
+        load_model(SiTRefiner, refiner),
+        **settings,
+    )
+    catalogue.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=catalogue) as scratch:
+        _write_autoencoder(autoencoder, Path(scratch) / _AUTOENCODER)
+        _write_class_conditional(predictor, refiner, Path(scratch) / "postcards-sit", settings)
+        for written in Path(scratch).iterdir():
+            if (catalogue / written.name).exists():
+                shutil.rmtree(catalogue / written.name)
+            written.replace(catalogue / written.name)
+
+
+def _write_autoencoder(trained: Path, folder: Path) -> None:
     record = read_record(trained)
-    _replace_folder(trained, folder)
+    shutil.copytree(trained, folder)
     text = _FRONT_MATTER.format(tags="autoencoder", title="Postcards autoencoder")
     text += (
         "An `AutoencoderKL` behind a pixel unshuffle of 4: 128 x 128 images to 16 x 16 latents of "
-        "8 channels. Their mean and standard deviation are in `config.json`.\n\n"
+        f"8 channels; {_parameters(trained)}. Their mean and standard deviation are in "
+        "`config.json`.\n\n"
         f"On 512 unseen scenes, weights as stored: **{record['unseen']['psnr_db']} dB PSNR**.\n\n"
     )
-    text += _DATA + "## Training\n\n`python -m flowturbo_core train autoencoder --recipe postcards`"
-    text += "\n\n" + _runs_table(record) + _LIMITS
+    text += _DATA + _training("the autoencoder", "autoencoder", record) + _LIMITS
     (folder / "README.md").write_text(text)
 
 
-def bundle_class_conditional(
-    predictor: Path, refiner: Path, autoencoder: str, folder: Path, settings: dict[str, Any]
+def _write_class_conditional(
+    predictor: Path, refiner: Path, folder: Path, settings: dict[str, Any]
 ) -> None:
-    """Write a class-conditional model's folder from a trained predictor and refiner.
-
-    The autoencoder is named by its catalogue name, not copied: other models share it.
-    """
-    _replace_folder(predictor, folder / "predictor")
-    _replace_folder(refiner, folder / "refiner")
+    shutil.copytree(predictor, folder / "predictor")
+    shutil.copytree(refiner, folder / "refiner")
     index = {
         "_class_name": "ClassConditionalPipeline",
         "_diffusers_version": diffusers.__version__,
         "predictor": [SiTPredictor.__module__, SiTPredictor.__name__],
         "refiner": [SiTRefiner.__module__, SiTRefiner.__name__],
-        "vae": [CATALOGUE, autoencoder],
+        "vae": [CATALOGUE, _AUTOENCODER],
         "class_names": list(CLASSES),
         **settings,
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     text = _FRONT_MATTER.format(tags="flow-matching, SiT, FlowTurbo", title="Postcards SiT")
     text += (
-        "A class-conditional SiT velocity predictor and its FlowTurbo refiner, on the latents of "
-        f"`{autoencoder}`.\n\n"
+        f"A class-conditional SiT velocity predictor ({_parameters(predictor)}) and its FlowTurbo "
+        f"refiner ({_parameters(refiner)}), on the latents of `{_AUTOENCODER}`.\n\n"
         "```python\n"
         "from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline\n\n"
         'pipeline = ClassConditionalPipeline.from_pretrained("postcards-sit")\n'
@@ -84,15 +111,26 @@ def bundle_class_conditional(
         "```\n\n" + _DATA
     )
     for title, what, part in (("predictor", "flow", predictor), ("refiner", "refiner", refiner)):
-        command = f"python -m flowturbo_core train {what} --recipe postcards"
-        text += f"## Training of the {title}\n\n`{command}`\n\n{_runs_table(read_record(part))}"
+        text += _training(f"the {title}", what, read_record(part))
     (folder / "README.md").write_text(text + _LIMITS)
 
 
-def _replace_folder(source: Path, target: Path) -> None:
-    if target.exists():
-        shutil.rmtree(target)
-    shutil.copytree(source, target)
+def _parameters(folder: Path) -> str:
+    """Return the number of parameters of a model folder, from its files' headers."""
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            count += sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())
+    return f"{count / 1e6:.2f} million parameters"
+
+
+def _training(title: str, what: str, record: dict[str, Any]) -> str:
+    return (
+        f"## Training of {title}\n\n"
+        f"`python -m flowturbo_core train {what} --recipe postcards`, in these runs, each from the "
+        "weights of the one before; `training.json` has all their settings.\n\n"
+        f"{_runs_table(record)}"
+    )
 
 
 def _runs_table(record: dict[str, Any]) -> str:

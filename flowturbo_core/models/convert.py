@@ -8,6 +8,7 @@ import argparse
 import math
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from flowturbo_core.models.autoencoder import (
     latent_statistics,
 )
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import load_model, named_class
+from flowturbo_core.models.storage import check_shapes, load_model, named_class
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 
 RELEASED_GUIDED_CHANNELS = 3  # of four: see guidance.PartialGuidance
@@ -41,8 +42,11 @@ def convert_sit(
     the number of heads leaves no trace in them. Of a training checkpoint (a dict with `ema` and
     `model`) the averaged weights are taken, or with `raw` the others.
 
-    Raises ValueError, naming the file, for anything but a whole SiT checkpoint.
+    Raises ValueError, naming the file, for anything but a whole SiT checkpoint, and for an
+    output folder that holds something.
     """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} holds something already; --output must be a new folder")
     kinds = {c.__name__: c for c in (AutoencoderKL, PixelUnshuffleAutoencoderKL)}
     kind = named_class(vae_folder)
     if kind not in kinds:
@@ -74,7 +78,10 @@ def read_checkpoint(file: Path, raw: bool = False) -> dict[str, Tensor]:
     of anything but tensors, containers and an `argparse.Namespace`.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            warnings.catch_warnings(action="ignore"),  # of a file that is refused, one sentence
+        ):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {file}") from error
@@ -93,10 +100,14 @@ def read_checkpoint(file: Path, raw: bool = False) -> dict[str, Tensor]:
         if wanted not in content:
             raise ValueError(f"{file} has no {wanted!r} weights, only {sorted(map(str, content))}")
         content = content[wanted]
+    elif raw:
+        raise ValueError(f"{file}: --raw needs a checkpoint with ema and model")
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(v, Tensor) for name, v in content.items()
     ):
         raise ValueError(f"{file} does not hold a state dict, a mapping of names to tensors")
+    for name, tensor in content.items():
+        _check_plain(f"{file}: {name[:100]}", tensor)
     return content
 
 
@@ -113,6 +124,8 @@ def infer_config(state: dict[str, Tensor], input_multiple: int) -> dict[str, Any
     hidden = _shaped(state, "blocks.0.mlp.fc1.weight", 2)  # (ratio width, width)
     width, inputs, patch = embed.shape[0], embed.shape[1], embed.shape[2]
     side = math.isqrt(positions.shape[1])
+    if table.shape[0] < 2:
+        raise ValueError("y_embedder.embedding_table.weight has a row for no class, and no other")
     blocks = {m[1] for name in state if (m := re.match(r"blocks\.(\d+)\.", name))}
     channels = inputs // input_multiple
     if inputs % input_multiple or side**2 != positions.shape[1]:
@@ -140,28 +153,38 @@ def _convert(
     state = read_checkpoint(file, raw)
     try:
         config = infer_config(state, input_multiple)
-        model = model_class(**config, num_heads=num_heads, **extra)
-    except (ValueError, ZeroDivisionError) as error:
+        with torch.device("meta"):  # no memory before the shapes are known to fit
+            model = model_class(**config, num_heads=num_heads, **extra)
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for problem, names in (
-        ("lacks", expected.keys() - state.keys()),
-        ("has the unknown", state.keys() - expected.keys()),
-    ):
-        if names:
-            raise ValueError(f"{file} {problem} {', '.join(sorted(names)[:5])}")
-    for name, shape in expected.items():
-        if tuple(state[name].shape) != shape:
-            raise ValueError(f"{file}: {name} is {tuple(state[name].shape)}, expected {shape}")
-        if not torch.isfinite(state[name]).all():
-            raise ValueError(f"{file}: {name} holds values that are not finite")
-    model.load_state_dict(state)
+    check_shapes(file, model, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    # Clones, as a checkpoint may hold one piece of memory under two names.
+    state = {
+        name: tensor.float().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{file}: {name} holds values that are not finite in float32")
+    model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def _check_plain(name: str, tensor: Tensor) -> None:
+    """Raise ValueError unless every number of a tensor is a float, and there, in memory."""
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not is_plain or not tensor.is_floating_point():
+        raise ValueError(
+            f"{name} must be a dense floating point tensor on the CPU, not {tensor.dtype}, "
+            f"{tensor.layout}, {tensor.device}"
+        )
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        raise ValueError(f"{name} is {tuple(tensor.shape)}, more numbers than the file holds")
 
 
 def _shaped(state: dict[str, Tensor], name: str, dimensions: int) -> Tensor:
     if name not in state:
         raise ValueError(f"{name} is missing: this is not a SiT checkpoint")
-    if state[name].ndim != dimensions:
+    if state[name].ndim != dimensions or 0 in state[name].shape:
         raise ValueError(f"{name} has shape {tuple(state[name].shape)}, not a SiT's")
     return state[name]

@@ -6,12 +6,17 @@ refiner is that of FlowTurbo (Zhao et al., 2409.18128, section 3.1).
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+
+from flowturbo_core.models.autoencoder import check_statistics
+from flowturbo_core.requests import brief, real_number
 
 REFINER_VARIANTS = ("consistent", "released")
 
@@ -26,6 +31,17 @@ PRESETS = {
     f"sit-{size}-{patch}": widths | {"patch_size": patch}
     for size, widths in _WIDTHS.items()
     for patch in (2, 4, 8)
+}
+
+# A config comes from a file: beyond these, building what it describes would take for ever.
+_LARGEST = {
+    "sample_size": 4096,
+    "patch_size": 64,
+    "in_channels": 1024,
+    "hidden_size": 16_384,
+    "depth": 256,
+    "num_heads": 1024,
+    "num_classes": 1_000_000,
 }
 
 
@@ -105,7 +121,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, num_heads: int, mlp_ratio: float):
         super().__init__()
         self.attn = _Attention(width, num_heads)
-        self.mlp = _Mlp(width, int(width * mlp_ratio))
+        self.mlp = _Mlp(width, round(width * mlp_ratio))
         self.adaLN_modulation = _modulation(width, 6)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -129,13 +145,8 @@ class _SiT(ModelMixin, ConfigMixin):
 
     def _build(self, input_channels: int) -> None:
         config = self.config
+        _check_config(config)
         width, patch = config.hidden_size, config.patch_size
-        for name in ("num_heads", "patch_size", "depth", "in_channels"):
-            if config[name] < 1:
-                raise ValueError(f"{name} must be at least 1, not {config[name]}")
-        guided = config.get("guided_channels")
-        if guided is not None and not 1 <= guided <= config.in_channels:
-            raise ValueError(f"guided_channels must be 1 to {config.in_channels}, not {guided}")
         if width % config.num_heads:
             raise ValueError(f"{config.num_heads} heads do not divide a width of {width}")
         if config.sample_size % patch:
@@ -266,6 +277,26 @@ class SiTRefiner(_SiT):
     def forward(self, x: Tensor, t: Tensor, v: Tensor, class_labels: Tensor) -> Tensor:
         """Return the offset (B, C, H, W) to v (B, C, H, W), for x (B, C, H, W), t () or (B,)."""
         return self._transform(torch.cat([x, v], dim=1), t, class_labels)
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the field, for a value that no model can have."""
+    for name, largest in _LARGEST.items():
+        _check_size(name, config[name], largest)
+    if config.get("guided_channels") is not None:
+        _check_size("guided_channels", config["guided_channels"], config["in_channels"])
+    real_number("mlp_ratio", config["mlp_ratio"], 0, 64)
+    real_number("time_scale", config["time_scale"], 0, 1e6)
+    check_statistics(config.get("latents_mean"), config.get("latents_std"), config["in_channels"])
+    if not isinstance(config.get("autoencoder_hash"), str | None):
+        raise ValueError(
+            f"autoencoder_hash must be a text, not {brief(config['autoencoder_hash'])}"
+        )
+
+
+def _check_size(name: str, value: object, largest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+        raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {brief(value)}")
 
 
 def sincos_positions(width: int, side: int) -> Tensor:

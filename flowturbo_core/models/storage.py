@@ -2,15 +2,29 @@
 
 import copy
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from flowturbo_core.requests import brief, whole_number
 
 # Of the weights that ship: a repository of small files stays easy to push and to fetch.
 _SHIPPED_SHARD_SIZE = "9MB"
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_FLOATING_POINT = ("F64", "F32", "F16", "BF16")
+# What the attention of an autoencoder was called before, as in Stable Diffusion's.
+_RENAMED = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
 
 Model = TypeVar("Model", bound=ModelMixin)
 
@@ -38,48 +52,115 @@ def read_record(folder: Path) -> dict[str, Any]:
 def load_model(model_class: type[Model], folder: Path) -> Model:
     """Load a `model_class` from a diffusers folder, in float32 and evaluation mode.
 
-    Raises ValueError, naming the folder and what is wrong with it: a missing config or shard,
+    Raises ValueError, naming the file and what is wrong with it: a missing config or shard,
     a truncated or foreign one, parameters that are missing, left over or of another shape.
     """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is not a model folder: it has no config.json")
-    try:
-        model, info = model_class.from_pretrained(
-            folder,
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except (OSError, SafetensorError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"the weights in {folder} cannot be loaded: {reason}") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[problem]:
-            raise ValueError(
-                f"the weights in {folder} do not fit its config: {problem.replace('_', ' ')} "
-                f"{', '.join(sorted(map(str, info[problem])))[:300]}"
-            )
-    # diffusers believes the index of a sharded model; what counts is what the shards hold.
-    held = []
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as shard:
-            held += shard.keys()
-    expected = set(model.state_dict())
+    model = _without_weights(model_class, folder)
+    files = _weight_files(folder)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        found = _shapes_in(file)
+        if twice := sorted(found.keys() & shapes.keys()):
+            raise ValueError(f"{file} holds {twice[0]}, which another shard holds too")
+        shapes |= found
+    check_shapes(folder, model, shapes)
+    state = {name: tensor for file in files for name, tensor in _tensors_in(file)}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def check_shapes(
+    source: Path, model: torch.nn.Module, found: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise ValueError unless `found`, read from `source`, has the names and shapes of `model`."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for problem, names in (
-        ("lack", expected - set(held)),
-        ("have the unknown", set(held) - expected),
-        ("hold twice", {name for name in held if held.count(name) > 1}),
+        ("lacks", expected.keys() - found.keys()),
+        ("has the unknown", found.keys() - expected.keys()),
     ):
         if names:
-            raise ValueError(f"the weights in {folder} {problem} {', '.join(sorted(names))[:300]}")
-    return model.eval()
+            raise ValueError(f"{source} {problem} {', '.join(sorted(names)[:5])[:300]}")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ValueError(f"{source}: {name} is {found[name]}, expected {shape}")
 
 
 def named_class(folder: Path) -> str:
     """Return the class that a model folder's config names, without importing anything."""
+    name = read_json(folder / "config.json").get("_class_name")
+    if not isinstance(name, str):
+        raise ValueError(f"{folder / 'config.json'} names no class: _class_name is {brief(name)}")
+    return name
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in `file`; raises ValueError, naming it, for anything else."""
     try:
-        return str(json.loads((folder / "config.json").read_text())["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is not a model folder: config.json: {error}") from error
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is missing or no JSON: {_in_short(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def _without_weights(model_class: type[Model], folder: Path) -> Model:
+    """Build what the config describes with no memory for its weights, which may not fit."""
+    file, name = folder / "config.json", named_class(folder)
+    if name != model_class.__name__:
+        raise ValueError(f"{file} describes a {brief(name)}, not a {model_class.__name__}")
+    config = read_json(file)
+    try:
+        whole_number("layers_per_block", config.get("layers_per_block", 1), 1, 64)
+        with torch.device("meta"):
+            return model_class.from_config(config)
+    except Exception as error:  # noqa: BLE001 - wrong values fail in every way there is
+        raise ValueError(f"{file} describes no {name}: {_in_short(error)}") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / f"{_WEIGHTS}.index.json"
+    if not index.exists():
+        return [folder / _WEIGHTS]
+    # Which parameter the index says is where does not matter: what counts is what shards hold.
+    shards = read_json(index).get("weight_map")
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ValueError(f"{index} has no weight_map from parameters to files beside it")
+    return [folder / name for name in sorted(set(names))]
+
+
+def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    if not file.is_file():
+        raise ValueError(f"there is no file {file}")
+    shapes = {}
+    try:
+        with safe_open(file, "pt") as shard:
+            for name in shard.keys():  # noqa: SIM118 - it is no mapping
+                tensor = shard.get_slice(name)
+                if tensor.get_dtype() not in _FLOATING_POINT:
+                    raise ValueError(
+                        f"{file}: {name} is {tensor.get_dtype()}, not one of "
+                        f"{', '.join(_FLOATING_POINT)}"
+                    )
+                shapes[_current(name)] = tuple(tensor.get_shape())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is truncated or damaged: {_in_short(error)}") from error
+    return shapes
+
+
+def _tensors_in(file: Path) -> Iterable[tuple[str, Tensor]]:
+    with safe_open(file, "pt") as shard:
+        for name in shard.keys():  # noqa: SIM118 - it is no mapping
+            # A copy, as what is read may be a window onto the file, which can change.
+            yield _current(name), shard.get_tensor(name).to(torch.float32, copy=True)
+
+
+def _current(name: str) -> str:
+    for old, new in _RENAMED.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

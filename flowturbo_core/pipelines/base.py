@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, ModelMixin
 from PIL import Image
 from torch import Tensor
 
+from flowturbo_core.devices import DTYPES, resolve_device, resolve_dtype
 from flowturbo_core.guidance import GuidedPredictor, GuidedRefiner, Unguided, choose_guidance
 from flowturbo_core.images import to_pil
 from flowturbo_core.models.autoencoder import (
@@ -20,12 +21,13 @@ from flowturbo_core.models.autoencoder import (
     autoencoder_hash,
     decode_latents,
     latent_statistics,
+    not_finite,
 )
 from flowturbo_core.models.catalog import bundled_models, model_folder
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import load_model, named_class, save_model
+from flowturbo_core.models.storage import load_model, named_class, read_json, save_model
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import MAX_GUIDANCE_SCALE, real_number
+from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
 from flowturbo_core.sampler import Job, Step, build_steps, sample
 from flowturbo_core.steps import State
 from flowturbo_core.timing import Timing, timed
@@ -126,9 +128,11 @@ class FlowPipeline:
         return self.predictor.dtype
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> Self:
         """Move every model to `device` and to `dtype`, where given."""
+        device = None if device is None else resolve_device(str(device))
+        dtype = None if dtype is None else _number_format(dtype)
         for model in (self.predictor, self.vae, self.refiner):
             if model is not None:
                 # nn.Module's own: diffusers' warns of modules to keep in float32, of which
@@ -154,12 +158,13 @@ class FlowPipeline:
         `np` is (B, H, W, 3), `pt` (B, 3, H, W), `latent` the latents themselves.
         Raises FloatingPointError if a value is not finite.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type {output_type!r} is not one of {', '.join(OUTPUT_TYPES)}")
+        _check_output_type(output_type)
+        channels = self.latent_shape[0]
+        if not isinstance(latents, Tensor) or latents.ndim != 4 or latents.shape[1] != channels:
+            found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+            raise ValueError(f"latents must be a tensor (B, {channels}, h, w), not {found}")
         if not torch.isfinite(latents).all():
-            raise FloatingPointError(
-                f"sampling in {self.dtype} gave latents that are not finite; try float32"
-            )
+            raise not_finite("sampling gave latents", self.dtype)
         if output_type == "latent":
             return latents
         images = decode_latents(self.vae, latents)
@@ -217,6 +222,7 @@ class FlowPipeline:
 
     def finish(self, job: Job, plan: SamplePlan, output_type: str = "pil") -> Output:
         """Run `job` by `plan` to the end and decode it."""
+        _check_output_type(output_type)
         blocks = list(self.run(job, plan))
         latents = blocks[-1].state.x
         images, decode_ms = timed(lambda: self.decode(latents, output_type), self.device)
@@ -228,18 +234,21 @@ class FlowPipeline:
         cls,
         name_or_path: str | Path,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
     ) -> Self:
         """Load a bundled model by name, or any folder of this pipeline's layout.
 
         Raises ValueError, naming the folder, if a part is missing, broken or not allowed.
         """
+        device, dtype = resolve_device(str(device)), _number_format(dtype)
+        if not isinstance(name_or_path, str | Path):
+            raise ValueError(f"a model is a name or a folder's path, not {brief(name_or_path)}")
         folder = model_folder(name_or_path)
         index = _read_index(folder, cls.__name__)
         parts = {
             name: _load_component(folder, name, value)
             for name, value in index.items()
-            if isinstance(value, list) and name in ("predictor", "refiner", "vae")
+            if name in COMPONENT_CLASSES
         }
         for name in ("predictor", "vae"):
             if name not in parts:
@@ -249,7 +258,10 @@ class FlowPipeline:
                 raise ValueError(f"{folder / 'model_index.json'} has no {name}")
         names = (*cls.REQUIRED_SETTINGS, *cls.SETTINGS)
         settings = {name: index[name] for name in names if name in index}
-        return cls(**parts, **settings).to(device, dtype)
+        try:
+            return cls(**parts, **settings).to(device, dtype)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a complete model folder, every part included, in the number format they have."""
@@ -273,23 +285,20 @@ class FlowPipeline:
 
 def _read_index(folder: Path, class_name: str) -> dict[str, Any]:
     file = folder / "model_index.json"
-    try:
-        index = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} is not a pipeline folder: {file.name}: {error}") from error
-    if not isinstance(index, dict) or index.get("_class_name") != class_name:
-        named = index.get("_class_name") if isinstance(index, dict) else index
-        raise ValueError(f"{file} describes {named!r}, not a {class_name}")
+    index = read_json(file)
+    if index.get("_class_name") != class_name:
+        raise ValueError(f"{file} describes {brief(index.get('_class_name'))}, not a {class_name}")
     return index
 
 
-def _load_component(folder: Path, name: str, entry: list[Any]) -> ModelMixin:
-    if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
-        raise ValueError(f"{folder}: {name} must be a library and a class, not {entry!r}")
+def _load_component(folder: Path, name: str, entry: object) -> ModelMixin:
+    is_pair = isinstance(entry, list) and len(entry) == 2
+    if not is_pair or not all(isinstance(part, str) for part in entry):
+        raise ValueError(f"{folder}: {name} must be [library, class], not {brief(entry)}")
     if entry[0] == CATALOGUE:
         if entry[1] not in bundled_models():
             raise ValueError(
-                f"{folder} needs the model {entry[1]!r}, which is not in the catalogue"
+                f"{folder}: {name} is the model {brief(entry[1])}, which is not in the catalogue"
             )
         folder = model_folder(entry[1])
         class_name = named_class(folder)
@@ -298,10 +307,25 @@ def _load_component(folder: Path, name: str, entry: list[Any]) -> ModelMixin:
     allowed = COMPONENT_CLASSES[name]
     if class_name not in allowed:
         raise ValueError(
-            f"{folder}: class {class_name!r} is not allowed as {name}; allowed are "
+            f"{folder}: class {brief(class_name)} is not allowed as {name}; allowed are "
             f"{', '.join(allowed)}"
         )
     return load_model(allowed[class_name], folder)
+
+
+def _check_output_type(output_type: object) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(
+            f"output_type {brief(output_type)} is not one of {', '.join(OUTPUT_TYPES)}"
+        )
+
+
+def _number_format(dtype: object) -> torch.dtype:
+    if isinstance(dtype, str):
+        return resolve_dtype(dtype, torch.device("cpu"))
+    if dtype not in DTYPES.values():
+        raise ValueError(f"dtype {brief(dtype)} is not one of {', '.join(DTYPES)}")
+    return dtype
 
 
 def _check_parts(predictor: ModelMixin, vae: AutoencoderKL, refiner: ModelMixin | None) -> None:
@@ -320,7 +344,7 @@ def _check_parts(predictor: ModelMixin, vae: AutoencoderKL, refiner: ModelMixin 
     for name, found in zip(("latents_mean", "latents_std"), latent_statistics(vae), strict=True):
         recorded = config.get(name)
         if recorded is not None and not torch.allclose(
-            torch.tensor(recorded), found.flatten(), rtol=1e-4, atol=1e-6
+            torch.tensor(recorded, dtype=torch.float32), found.flatten(), rtol=1e-4, atol=1e-6
         ):
             raise ValueError(
                 f"the predictor was trained on an autoencoder with {name} {recorded}, and this "

@@ -1,6 +1,6 @@
 """Images of a class: a SiT, perhaps its refiner, and an autoencoder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.base import FlowPipeline, Output, Progress
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import ClassConditionalRequest
+from flowturbo_core.requests import ClassConditionalRequest, brief
 from flowturbo_core.sampler import Job
 from flowturbo_core.tasks import generate, initial_noise
 
@@ -46,8 +46,7 @@ class ClassConditionalPipeline(FlowPipeline):
         default_guidance_scale: float = 1.5,
     ):
         super().__init__(predictor, vae, refiner, default_plan, default_guidance_scale)
-        if isinstance(class_names, str) or not isinstance(class_names, Sequence):
-            raise ValueError(f"class_names must be a list of names, not {class_names!r}")
+        _check_names(class_names)
         self.class_names = list(class_names)
         if len(self.class_names) != predictor.config.num_classes:
             raise ValueError(
@@ -64,6 +63,11 @@ class ClassConditionalPipeline(FlowPipeline):
         seed: int = 0,
     ) -> ClassConditionalRequest:
         """Validate what a person asked for; None takes the model's default."""
+        # Bytes would be numbers, and neither a mapping nor a set has an order of its images.
+        if isinstance(class_labels, bytes | bytearray | Mapping | Set):
+            raise ValueError(
+                f"class_labels must be a list of labels or names, not {brief(class_labels)}"
+            )
         return ClassConditionalRequest.create(
             class_labels,
             self.default_plan if plan is None else plan,
@@ -83,9 +87,10 @@ class ClassConditionalPipeline(FlowPipeline):
         labels = request.labels
         shape = (len(labels), *self.latent_shape)
         if latents is not None:
-            _check_latents(latents, shape)
-            noise = latents.float()
+            noise = _given_noise(latents, shape)
         elif generator is not None:
+            if not isinstance(generator, torch.Generator):
+                raise ValueError(f"generator must be a torch.Generator, not {brief(generator)}")
             noise = torch.randn(shape, generator=generator, device=generator.device)
         else:
             noise = initial_noise(
@@ -142,10 +147,39 @@ class ClassConditionalPipeline(FlowPipeline):
         return self.finish(self.job(request, generator, latents), request.plan, output_type)
 
 
-def _check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
+def _check_names(class_names: object) -> None:
+    if isinstance(class_names, str | bytes) or not isinstance(class_names, Sequence):
+        raise ValueError(f"class_names must be a list of names, not {brief(class_names)}")
+    seen = set()
+    for name in class_names:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"each of the class_names must be a text, not {brief(name)}")
+        if _is_whole_number(name):
+            raise ValueError(f"{brief(name)} in class_names would be mistaken for a label")
+        known_as = name.strip().lower()  # as a request looks it up
+        if known_as in seen:
+            raise ValueError(f"{brief(name)} is in class_names twice")
+        seen.add(known_as)
+
+
+def _is_whole_number(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _given_noise(latents: object, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(latents, Tensor):
+        raise ValueError(f"latents must be a torch tensor, not a {type(latents).__name__}")
     if tuple(latents.shape) != shape:
         raise ValueError(f"latents must have the shape {shape}, not {tuple(latents.shape)}")
     if latents.is_complex():
         raise ValueError(f"latents must be real numbers, not {latents.dtype} (complex)")
-    if not torch.isfinite(latents).all():
-        raise ValueError("latents must be finite; these hold NaN or infinity")
+    if latents.layout != torch.strided or latents.is_meta:
+        raise ValueError("latents must be a dense tensor with values; these are sparse or meta")
+    noise = latents.float()
+    if not torch.isfinite(noise).all():
+        raise ValueError("latents must be finite in float32; these hold NaN or infinity")
+    return noise

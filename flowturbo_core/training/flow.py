@@ -45,7 +45,7 @@ class FlowObjective(Objective):
         return {"loss": (velocity.float() - (x1 - x0)).square().mean()}
 
     def sheet(self) -> Image.Image:
-        """Return two samples of each class, H8 at guidance 1.5, always from the same noise."""
+        """Return three samples of each class, H8 at guidance 1.5, always from the same noise."""
         pipeline = ClassConditionalPipeline(self.model, self.frozen[0], self.classes)
         labels = [k for k in range(len(self.classes)) for _ in range(3)]
         pictures = pipeline(labels, plan="H8", guidance_scale=1.5, seed=0).images

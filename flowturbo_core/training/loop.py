@@ -173,6 +173,10 @@ def check_run(settings: Hyperparameters, output: Path, resume: bool, sheet_every
     for name, count in (("batch_size", settings.batch_size), ("sheet_every", sheet_every)):
         if count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{output} cannot be a folder: {error.strerror}") from error
     if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):
         raise ValueError(f"learning_rate must be positive, not {settings.learning_rate}")
 

@@ -198,6 +198,19 @@ def test_the_schedule_joins_up():
     assert ends[-1] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("blocks", [5, None, ["H", "P"], ("H",), b"H", {"H": 1}, True])
+def test_blocks_that_are_no_text_are_refused_by_value(blocks):
+    with pytest.raises(ValueError, match="text, like HPPR, not ") as refusal:
+        SamplePlan(blocks)
+    assert repr(blocks) in str(refusal.value)
+
+
+@pytest.mark.parametrize("t_start", ["x", None, True, [0.5], 1j, 10**400])
+def test_a_start_time_that_is_no_number_is_refused(t_start):
+    with pytest.raises(ValueError, match="t_start must be a number"):
+        SamplePlan.parse("H8").time_grid(t_start)
+
+
 @pytest.mark.parametrize("t_start", [math.nan, math.inf, -math.inf, -0.01, 1.0, 1.5])
 def test_a_wrong_start_time_is_refused_by_value(t_start):
     with pytest.raises(ValueError, match=str(t_start)):

@@ -43,13 +43,18 @@ def test_a_good_request(client):
     job = client.submit(**asked(class_names=["cat", "fish"], seed=11), api_name=ENDPOINT)
     updates = list(job)
     assert len(updates) == 3 + 1
-    pictures, readout, seed = job.result()
+    pictures, readout, seed, trajectory, record = job.result()
     assert [picture["caption"] for picture in pictures] == ["cat", "fish"]
     for picture in pictures:
         with Image.open(picture["image"]) as opened:
             assert (opened.format, opened.size) == ("PNG", (128, 128))
     assert "3 predictor + 2 refiner evaluations" in readout and "as fast as H3" in readout
-    assert seed == 11
+    assert seed == record["seed"] == 11
+    assert trajectory.count("<img") == 3
+    assert record["plan"] == "H1P1R1" and record["class_names"] == ["cat", "fish"]
+    assert (record["predictor_evaluations"], record["refiner_evaluations"]) == (3, 2)
+    assert record["ms_per_image"] > record["decode_ms_per_image"] > 0
+    assert len(record["block_ms"]) == 3
 
 
 def test_the_documentation_names_types_and_ranges(address, client):
@@ -86,12 +91,12 @@ def test_a_bad_number_is_refused_by_value_and_range(address, name, value):
 @pytest.mark.parametrize(
     ("classes", "sentence"),
     [
-        ([-1], "Class label must be a number from 0 to 16, not -1"),
-        ([17], "Class label must be a number from 0 to 16, not 17"),
+        ([-1], "Class label must be a whole number from 0 to 16, not -1"),
+        ([17], "Class label must be a whole number from 0 to 16, not 17"),
         (["cat", "horse"], "Class 'horse' is not known; the classes are sailboat, mountains"),
         ([], "Choose at least one class; the list of classes is empty"),
         (None, "Choose at least one class; the list of classes is empty"),
-        ([None], "Class label must be a number from 0 to 16, not None"),
+        ([None], "Class label must be a whole number from 0 to 16, not None"),
         (["cat"] * 300, "One request makes at most 256 images, not 300"),
     ],
 )

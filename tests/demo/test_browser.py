@@ -278,6 +278,7 @@ def test_keys(visit):
     visit.slide(heun=24, pseudo=24, refiner=8, images=8)
     visit.page.keyboard.press("Control+Enter")
     visit.expect_readout("of 56 blocks")
+    expect(visit.stop).to_be_enabled()
     visit.page.keyboard.press("Escape")
     visit.expect_readout("Stopped")
 

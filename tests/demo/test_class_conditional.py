@@ -36,6 +36,7 @@ class FakeService:
     default_counts = (1, 5, 3)
     default_guidance_scale = 1.5
     default_settings = SETTINGS
+    note = ""
     has_refiner = True
     description = "<fake> on paper"
     describe_plan = staticmethod(Service.describe_plan)
@@ -61,7 +62,7 @@ def asked_of(fake):
 
 def test_events_become_pictures_readout_and_seed():
     fake = FakeService(PREVIEW, DONE)
-    (seed, pictures, progress, *_), (_, _, result, *_) = asked_of(fake)
+    (pictures, progress, seed, *_), (_, result, *_) = asked_of(fake)
     ((file, caption),) = pictures
     assert (caption, seed) == ("cat", 5)
     with Image.open(file) as opened:
@@ -87,7 +88,7 @@ def test_a_picture_is_written_once_and_whole(tmp_path, monkeypatch):
 def test_a_plan_of_heun_alone_has_no_speed_up():
     plan = PlanSummary("H8", 8, 16, 0)
     done = Done(PICTURES, ("cat",), Timing(1, (812.0,), 8.2), plan, "H", SETTINGS, None)
-    *_, (_, _, result, *_) = asked_of(FakeService(PREVIEW, done))
+    *_, (_, result, *_) = asked_of(FakeService(PREVIEW, done))
     assert "<b>820</b>" in result and "16 predictor evaluations" in result
     assert "fast" not in result and "refiner" not in result
 

@@ -14,6 +14,7 @@ from PIL import Image
 from demo import service as service_module
 from demo.metadata import Settings
 from demo.service import Accelerator, Done, Preview, Service
+from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_SEED, ClassConditionalRequest
 from tests.demo.conftest import make_pipeline
 
@@ -227,10 +228,10 @@ def test_settings_that_this_page_can_run(scripted_service):
         ({"plan": "what"}, "plan 'what' is not understood"),
         ({"plan": "[H1P1R1]x3"}, "is none of H..P..R.."),
         ({"plan": "E25"}, "is none of H..P..R.."),
-        ({"plan": "H25"}, "Heun steps must be a number from 0 to 24, not 25"),
-        ({"guidance_scale": float("nan")}, "guidance scale must be a number from 0 to 10"),
-        ({"num_images": 9}, "number of images must be a number from 1 to 8, not 9"),
-        ({"seed": -1}, "seed must be a number from 0 to 4294967295, not -1"),
+        ({"plan": "H25"}, "Heun steps must be a whole number from 0 to 24, not 25"),
+        ({"guidance_scale": float("nan")}, "guidance scale must be a number from 0 to 15"),
+        ({"num_images": 9}, "number of images must be a whole number from 1 to 8, not 9"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, not -1"),
     ],
 )
 def test_settings_that_it_cannot(scripted_service, changes, sentence):
@@ -311,17 +312,17 @@ def test_a_random_seed_is_drawn_and_told(scripted_service):
     [
         ({"heun": 0, "pseudo": 0, "refiner": 0}, "at least one step"),
         ({"heun": 0, "pseudo": 0}, "begins with R"),
-        ({"heun": 25}, "Heun steps must be a number from 0 to 24, not 25"),
+        ({"heun": 25}, "Heun steps must be a whole number from 0 to 24, not 25"),
         ({"pseudo": 2.5}, "pseudo-corrector steps must be a whole number from 0 to 24, not 2.5"),
-        ({"refiner": None}, "refiner steps must be a number from 0 to 8, not None"),
-        ({"guidance_scale": float("nan")}, "guidance scale must be a number from 0 to 10, not nan"),
-        ({"num_images": 9}, "number of images must be a number from 1 to 8, not 9"),
-        ({"seed": -1, "randomise": True}, "seed must be a number from 0 to 4294967295, not -1"),
+        ({"refiner": None}, "refiner steps must be a whole number from 0 to 8, not None"),
+        ({"guidance_scale": float("nan")}, "guidance scale must be a number from 0 to 15, not nan"),
+        ({"num_images": 9}, "number of images must be a whole number from 1 to 8, not 9"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, not -1"),
         ({"randomise": "no"}, "randomise must be true or false, not 'no'"),
         ({"class_names": []}, "choose at least one class"),
         ({"class_names": None}, "choose at least one class"),
         ({"class_names": ["horse"]}, "'horse' is not known; the classes are cat, dog"),
-        ({"class_names": [2]}, "class label must be a number from 0 to 1, not 2"),
+        ({"class_names": [2]}, "class label must be a whole number from 0 to 1, not 2"),
     ],
 )
 def test_refused_before_anything_runs(scripted, scripted_service, changes, sentence):
@@ -338,6 +339,8 @@ def test_refused_before_anything_runs(scripted, scripted_service, changes, sente
 def test_the_sliders_open_on_the_models_plan(scripted, scripted_service, plan, counts):
     scripted.default_plan = plan
     assert scripted_service.default_counts == counts
+    own = SamplePlan.from_counts(*counts)
+    assert (scripted_service.note == "") == (str(own) == plan)
 
 
 def test_a_model_without_refiner():

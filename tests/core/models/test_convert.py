@@ -7,6 +7,8 @@ import argparse
 import os
 import pickle
 import random
+import shutil
+import warnings
 
 import pytest
 import torch
@@ -21,8 +23,8 @@ from tests.core.models.released import (
     sit_forward,
 )
 
-# Of damaged files, torch says besides that it does not know their kind of pickle.
-pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+# A warning of torch's would be a second line beside the sentence; so would one of a test's.
+pytestmark = pytest.mark.filterwarnings("error")
 
 WIDTH, DEPTH, CLASSES, HEADS = 32, 2, 5, 2
 PREDICTOR = released_shapes(WIDTH, DEPTH, CLASSES)
@@ -157,6 +159,27 @@ def test_raw_takes_the_weights_that_were_not_averaged(convert):
         predictor = ClassConditionalPipeline.from_pretrained(folder).predictor
         expected = predictor_state(seed)
         assert all(torch.equal(v, expected[k]) for k, v in predictor.state_dict().items())
+        shutil.rmtree(folder)
+
+
+def test_raw_weights_of_a_plain_state_dict_are_refused(convert, tmp_path):
+    result = convert(predictor_state(), None, "--raw")
+    assert_refused(result, tmp_path / "predictor.pt", "--raw needs a checkpoint with ema and model")
+
+
+def test_a_folder_that_holds_something_is_refused_and_left_alone(convert):
+    code, error, folder = convert(predictor_state(), refiner_state())
+    assert code == 0, error
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    code, error, _ = convert(predictor_state(7))
+    assert code == 2 and error.startswith(f"error: {folder} ")
+    assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_an_empty_folder_is_written_to(convert, tmp_path):
+    (tmp_path / "converted").mkdir()
+    code, error, _ = convert(predictor_state())
+    assert code == 0, error
 
 
 def test_the_architecture_is_read_off_the_shapes(convert):
@@ -204,6 +227,12 @@ def nan_in(name):
     return state
 
 
+def quantised(tensor):
+    with warnings.catch_warnings(action="ignore"):  # that there will be another way
+        return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+
+
+PLAIN = predictor_state()
 WRONG_STATES = {
     "an unknown key": (replaced(blocks__0__norm1__weight=torch.zeros(32)), "blocks.0.norm1.weight"),
     "a key too many blocks on": (
@@ -223,6 +252,38 @@ WRONG_STATES = {
     "a flat embedding": (replaced(x_embedder__proj__weight=torch.zeros(32, 16)), "x_embedder"),
     "tokens that form no square": (replaced(pos_embed=torch.zeros(1, 15, 32)), "15 tokens"),
     "no pixels in a patch": (replaced(x_embedder__proj__weight=torch.zeros(32, 4, 0, 0)), ""),
+    "no class": (
+        replaced(y_embedder__embedding_table__weight=torch.zeros(1, 32)),
+        "y_embedder.embedding_table.weight",
+    ),
+    "no width": (
+        {name: value[:0] if value.ndim == 4 else value for name, value in PLAIN.items()},
+        "x_embedder.proj.weight",
+    ),
+    "no hidden width": (
+        replaced(blocks__0__mlp__fc1__weight=torch.zeros(0, 32)),
+        "blocks.0.mlp.fc1.weight",
+    ),
+    "terabytes": (
+        replaced(x_embedder__proj__weight=torch.zeros(1).expand(10**6, 4, 2, 2)),
+        "x_embedder.proj.weight",
+    ),
+    "a table of terabytes": (
+        replaced(y_embedder__embedding_table__weight=torch.zeros(1).expand(10**6, 32)),
+        "y_embedder.embedding_table.weight",
+    ),
+    **{
+        f"{kind} numbers": (replaced(pos_embed=change(PLAIN["pos_embed"])), "pos_embed")
+        for kind, change in {
+            "sparse": torch.Tensor.to_sparse,
+            "absent": lambda tensor: tensor.to("meta"),
+            "quantised": quantised,
+            "complex": lambda tensor: tensor.to(torch.complex64),
+            "whole": lambda tensor: tensor.int(),
+            "boolean": lambda tensor: tensor > 0,
+            "too large": lambda tensor: tensor.double() + 1e300,
+        }.items()
+    },
     "not a number": (nan_in("blocks.0.attn.qkv.weight"), "blocks.0.attn.qkv.weight"),
     "a number for a tensor": (replaced(pos_embed=3), ""),
     "a name that is no text": (predictor_state() | {7: torch.zeros(1)}, ""),

@@ -185,6 +185,25 @@ def test_sizes_that_do_not_fit_are_refused(changes):
         predictor(**changes)
 
 
+@pytest.mark.parametrize("hidden", [122, 123, 244])
+def test_a_hidden_width_is_the_one_its_ratio_was_read_from(hidden):
+    model = predictor(hidden_size=28, num_heads=1, mlp_ratio=hidden / 28)
+    assert model.blocks[0].mlp.fc1.out_features == hidden
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("depth", 0), ("depth", 257), ("depth", 2.0), ("depth", "2"), ("num_heads", True),
+     ("hidden_size", 2**15), ("num_classes", 0), ("sample_size", -8), ("in_channels", None),
+     ("guided_channels", 1.5), ("guided_channels", 5), ("time_scale", "x"), ("time_scale", None),
+     ("mlp_ratio", float("nan")), ("autoencoder_hash", 5), ("latents_mean", [1, 2]),
+     ("latents_mean", 5), ("latents_std", ["x"] * 4), ("latents_std", [0, 1, 1, 1])],
+)  # fmt: skip
+def test_values_that_no_model_has_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=name):
+        predictor(**{name: value})
+
+
 def test_an_unknown_refiner_variant_is_refused_by_name():
     with pytest.raises(ValueError, match="consistant"):
         refiner(variant="consistant")

@@ -172,6 +172,66 @@ def test_complex_latents_are_refused_not_cut_down_to_their_real_part(pipeline):
         pipeline([0], "H1", latents=torch.zeros(1, 4, 8, 8, dtype=torch.complex64))
 
 
+@pytest.mark.parametrize(
+    "latents", [noise(1).numpy(), noise(1).tolist(), "noise", 5], ids=["numpy", "list", "text", "5"]
+)
+def test_latents_that_are_no_tensor_are_refused(pipeline, latents):
+    with pytest.raises(ValueError, match=f"torch tensor, not a {type(latents).__name__}"):
+        pipeline([0], "H1", latents=latents)
+
+
+def test_latents_beyond_float32_are_refused(pipeline):
+    with pytest.raises(ValueError, match="finite"):
+        pipeline([0], "H1", latents=torch.full((1, 4, 8, 8), 1e300, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda t: t.to("meta")])
+def test_latents_without_values_are_refused(pipeline, change):
+    with pytest.raises(ValueError, match="sparse or meta"):
+        pipeline([0], "H1", latents=change(noise(1)))
+
+
+@pytest.mark.parametrize("generator", [5, "cpu", [torch.Generator()]])
+def test_a_generator_that_is_none_is_refused(pipeline, generator):
+    with pytest.raises(ValueError, match=r"generator must be a torch\.Generator, not"):
+        pipeline([0], "H1", generator=generator)
+
+
+@pytest.mark.parametrize("labels", [b"\x00", bytearray(1), {0: "a"}, {0, 1}, frozenset([1])])
+def test_labels_in_no_order_or_in_bytes_are_refused(pipeline, labels):
+    with pytest.raises(ValueError, match="class_labels must be a list"):
+        pipeline.request(labels)
+
+
+@pytest.mark.parametrize("output_type", ["jpeg", None, ["pil"], 5])
+def test_a_wrong_output_type_is_refused_before_sampling(pipeline, output_type, monkeypatch):
+    monkeypatch.setattr(pipeline, "run", lambda *_: pytest.fail("sampling began"))
+    with pytest.raises(ValueError, match="output_type"):
+        pipeline([0], "H1", output_type=output_type)
+
+
+@pytest.mark.parametrize(
+    "latents", [torch.zeros(1, 3, 8, 8), torch.zeros(4, 8, 8), noise(1).numpy(), None]
+)
+def test_decoding_something_else_than_latents_is_refused(pipeline, latents):
+    with pytest.raises(ValueError, match=r"latents must be a tensor \(B, 4, h, w\), not"):
+        pipeline.decode(latents)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("part", ["predictor", "vae"])
+def test_float32_is_advised_only_where_it_could_help(part, dtype):
+    pipeline = tiny_pipeline().to(dtype=dtype)
+    with torch.no_grad():
+        next(iter(getattr(pipeline, part).parameters())).fill_(float("nan"))
+        pipeline.vae.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite") as refusal:
+        pipeline([0], "H1")
+    advised = "try float32" in str(refusal.value)
+    assert advised == (dtype != torch.float32)
+    assert ("weights or the latents" in str(refusal.value)) == (not advised)
+
+
 @pytest.mark.parametrize("output_type", OUTPUT_TYPES)
 @pytest.mark.parametrize("guided_channels", [None, 3])
 def test_a_model_of_nan_is_an_error_never_a_black_image(output_type, guided_channels):
@@ -284,6 +344,12 @@ def parts(**changes):
     [
         ({"class_names": ["a", "b"]}, ("3", "2")),
         ({"class_names": []}, ("3", "0")),
+        ({"class_names": None}, ("class_names", "None")),
+        ({"class_names": b"abc"}, ("class_names",)),
+        ({"class_names": ["a", "b", ""]}, ("class_names", "''")),
+        ({"class_names": ["a", "b", 3]}, ("class_names", "3")),
+        ({"class_names": ["a", "b", "B "]}, ("class_names", "'B '", "twice")),
+        ({"class_names": ["a", "b", " 7"]}, ("class_names", "' 7'", "label")),
         ({"class_names": ["a", "b", "c", "d"]}, ("3", "4")),
         ({"vae": tiny_vae(latent_channels=8)}, ("4", "8")),
         ({"refiner": SiTRefiner(**TINY_SIT | {"num_classes": 4})}, ("num_classes", "4", "3")),

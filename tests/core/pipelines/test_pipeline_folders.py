@@ -17,6 +17,7 @@ from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from tests.conftest import TINY_SIT, randomize, tiny_pipeline, tiny_vae
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+SHARDS = f"{WEIGHTS}.index.json"
 
 
 def load(folder, **options):
@@ -386,17 +387,179 @@ def too_many_guided_channels(folder):
     change_config(folder / "predictor", guided_channels=9)
 
 
+# Values that no config can have: the part, the field, the value.
+WRONG_VALUES = [
+    *(("predictor", "time_scale", value) for value in ("x", None, float("nan"), -1)),
+    *(("predictor", "mlp_ratio", value) for value in ("x", None, 1e9)),
+    *(("predictor", "guided_channels", value) for value in (1.5, "x", [1])),
+    *(("predictor", "autoencoder_hash", value) for value in (5, ["x"])),
+    *(
+        ("predictor", name, value)
+        for name in ("latents_mean", "latents_std")
+        for value in (5, [1, 2], ["x"] * 4, ["x"], {"a": 1}, "four", [float("nan")] * 4)
+    ),
+    ("predictor", "latents_std", [1, 1, 0, 1]),
+    *(("predictor", "num_heads", value) for value in ("2", 2.0, True)),
+    *(("predictor", "depth", value) for value in (0, 1_000_000, None)),
+    *(("predictor", "hidden_size", value) for value in (0, 2**40)),
+    *(("predictor", "sample_size", value) for value in (0, 2**40)),
+    ("predictor", "num_classes", 0),
+    ("refiner", "variant", ["x"]),
+    *(("vae", "scaling_factor", value) for value in (0, None, "x", float("inf"))),
+    ("vae", "shift_factor", "x"),
+    ("vae", "latents_mean", [1, 2]),
+    *(("vae", "layers_per_block", value) for value in (10**9, "x")),
+    *(("vae", "block_out_channels", value) for value in ([8], [], "x", None, [2**60, 8])),
+    ("vae", "norm_num_groups", 0),
+]
+for _part, _field, _value in WRONG_VALUES:
+    SPOILED[f"{_part} {_field} {_value!r}"] = (
+        lambda f, p=_part, n=_field, v=_value: change_config(f / p, **{n: v}),
+        () if _field in ("block_out_channels", "norm_num_groups") else (_field,),
+    )
+
+DEEP = "[" * 100_000
+for _file in ("model_index.json", "predictor/config.json", "vae/config.json"):
+    for _text in ("[]", DEEP, '{"a": ' * 100_000, "3", "null", ""):
+        SPOILED[f"{_text[:8]!r} in {_file}"] = (
+            lambda f, n=_file, t=_text: (f / n).write_text(t),
+            (_file,),
+        )
+for _entry in ("x", [], ["a"], ["a", "b", "c"], None, 5, {"a": "b"}, [None, None]):
+    SPOILED[f"{_entry!r} for a refiner"] = (
+        lambda f, e=_entry: change_index(f, refiner=e),
+        ("refiner",),
+    )
+for _names in (
+    ["", "b", "c"],
+    [1, 2, 3],
+    ["a", "b", " A "],
+    ["a", "b", "12"],
+    {"a": 1},
+    [["a"]] * 3,
+):
+    SPOILED[f"class names {_names!r}"] = (
+        lambda f, n=_names: change_index(f, class_names=n),
+        ("class_names",),
+    )
+for _part in ("predictor", "refiner", "vae"):
+    SPOILED[f"trailing bytes after the {_part}"] = (
+        lambda f, p=_part: (f / p / WEIGHTS).write_bytes((f / p / WEIGHTS).read_bytes() + b"more"),
+        (f"{_part}/{WEIGHTS}", "damaged"),
+    )
+    SPOILED[f"another class in the config of the {_part}"] = (
+        lambda f, p=_part: change_config(f / p, _class_name="UNet2DModel"),
+        (f"{_part}/config.json", "UNet2DModel"),
+    )
+for _index in ({}, {"weight_map": {}}, {"weight_map": 3}, {"weight_map": {"a": 3}},
+               {"weight_map": {"a": "../x.safetensors"}}):  # fmt: skip
+    SPOILED[f"an index of shards that is {_index}"] = (
+        lambda f, i=_index: (in_shards(f), (f / "predictor" / SHARDS).write_text(json.dumps(i))),
+        (SHARDS,),
+    )
+
+
+@spoil("a plain autoencoder in a pixel one's name", "PixelUnshuffleAutoencoderKL", "vae")
+def other_kind_of_vae(folder):
+    change_index(folder, vae=["flowturbo_core", "PixelUnshuffleAutoencoderKL"])
+
+
+@spoil("a named shard that is missing", "-00002-of-")
+def named_shard_missing(folder):
+    in_shards(folder)[1].unlink()
+
+
+@spoil("a named shard that is truncated", "-00002-of-", "truncated")
+def named_shard_truncated(folder):
+    shard = in_shards(folder)[1]
+    shard.write_bytes(shard.read_bytes()[:-50])
+
+
+@spoil("both shapes", "blocks.0.attn.proj.weight", "(32, 16)", "(32, 32)")
+def both_shapes(folder):
+    parameter_reshaped(folder)
+
+
+@spoil("weights that are whole numbers", "pos_embed", "I32")
+def integer_weights(folder):
+    change_weights(
+        folder / "predictor" / WEIGHTS, lambda t: t.update(pos_embed=t["pos_embed"].int())
+    )
+
+
 @pytest.mark.parametrize("name", SPOILED)
-def test_a_spoiled_folder_is_refused_in_one_sentence(pipeline_folder, name):
+def test_a_spoiled_folder_is_refused_in_one_sentence(pipeline_folder, name, capfd):
     function, named = SPOILED[name]
     function(pipeline_folder)
     with pytest.raises(ValueError) as refusal:
         load(pipeline_folder)
     sentence = str(refusal.value)
+    assert str(pipeline_folder) in sentence
+    assert "huggingface" not in sentence
+    assert capfd.readouterr().err == ""  # of which the sentence is all there is to see
     assert "\n" not in sentence.strip()
     assert len(sentence) < 700
     for part in named:
         assert part in sentence
+
+
+def test_statistics_may_be_whole_numbers(tmp_path):
+    whole = {"latents_mean": [9, 9, 9, 9], "latents_std": [2, 2, 2, 2]}
+    tiny_pipeline(vae=tiny_vae(**whole), **whole).save_pretrained(tmp_path / "whole")
+    assert len(load(tmp_path / "whole")([0], "E1").images) == 1
+
+
+def test_an_autoencoder_with_the_old_names_of_attention_is_read(pipeline, pipeline_folder):
+    # Stable Diffusion's, which the released SiT belongs to, is stored with them.
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def rename(tensors):
+        for name in list(tensors):
+            for new, before in old.items():
+                if f".{new}." in name:
+                    tensors[name.replace(f".{new}.", f".{before}.")] = tensors.pop(name)
+
+    change_weights(pipeline_folder / "vae" / WEIGHTS, rename)
+    assert any(".query." in name for name in load_file(pipeline_folder / "vae" / WEIGHTS))
+    found = load(pipeline_folder).vae.state_dict()
+    assert all(torch.equal(found[name], v) for name, v in pipeline.vae.state_dict().items())
+
+
+def test_other_number_formats_beside_the_weights_are_left_alone(pipeline, pipeline_folder):
+    shutil.copy(
+        pipeline_folder / "vae" / WEIGHTS,
+        pipeline_folder / "vae" / "diffusion_pytorch_model.fp16.safetensors",
+    )
+    assert torch.equal(latents_of(load(pipeline_folder)), latents_of(pipeline))
+
+
+@pytest.mark.parametrize(
+    "where", [{"device": "cuda:99"}, {"device": "abacus"}, {"device": 5},
+              {"device": torch.device("meta")}, {"dtype": torch.int8}, {"dtype": "float99"},
+              {"dtype": 5}, {"dtype": [1]}, {"dtype": None}]
+)  # fmt: skip
+def test_a_wrong_device_or_number_format_is_refused(pipeline_folder, where):
+    name, value = next(iter(where.items()))
+    with pytest.raises(ValueError, match=name):
+        load(pipeline_folder, **where)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(pipeline_folder):
+    with pytest.raises(ValueError, match="'cuda' is not on this machine; it has cpu"):
+        load(pipeline_folder, device="cuda")
+    with pytest.raises(ValueError, match="'cuda' is not on this machine; it has cpu"):
+        tiny_pipeline().to("cuda")
+
+
+def test_a_number_format_may_be_named_by_text(pipeline_folder):
+    assert load(pipeline_folder, dtype="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", [5, None, ["tiny"], b"tiny"])
+def test_a_model_that_is_neither_a_name_nor_a_path_is_refused(name):
+    with pytest.raises(ValueError, match="a model is a name or a folder"):
+        load(name)
 
 
 def test_a_module_that_the_index_names_is_never_imported(pipeline_folder, tmp_path, monkeypatch):

@@ -1,0 +1,84 @@
+"""The weights that ship: what their cards say of them is so."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from flowturbo_core.data.postcards import CLASSES
+from flowturbo_core.data.scenes import SHEET_SEED, Scenes
+from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
+from flowturbo_core.models.catalog import MODELS_FOLDER, model_folder
+from flowturbo_core.models.storage import load_model, read_record
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.training.autoencoder import measure
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return ClassConditionalPipeline.from_pretrained("postcards-sit")
+
+
+def test_the_folder_keeps_its_limits():
+    files = [file for file in MODELS_FOLDER.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 96 * MIB
+    assert max(file.stat().st_size for file in files) < 9.5 * MIB
+
+
+def test_the_autoencoder_keeps_28_db_on_unseen_scenes():
+    vae = load_model(PixelUnshuffleAutoencoderKL, model_folder("postcards-autoencoder"))
+    unseen = measure(vae, Scenes(SHEET_SEED + 1_000_000), count=64)
+    assert unseen["psnr_db"] >= 28
+    record = read_record(model_folder("postcards-autoencoder"))
+    assert unseen["psnr_db"] == pytest.approx(record["unseen"]["psnr_db"], abs=1)
+    mean, std = (np.array(unseen[name]) for name in ("mean", "std"))
+    assert np.allclose(mean, vae.config.latents_mean, atol=0.25 * std.min())
+    assert np.allclose(std, vae.config.latents_std, rtol=0.2)
+
+
+def test_samples_have_the_statistics_of_the_data(pipeline):
+    latents = pipeline(list(range(len(CLASSES))), "H4", output_type="latent", seed=1).latents
+    assert latents.mean().abs() < 0.2 and 0.75 < latents.std() < 1.25
+
+
+def test_the_refiner_comes_closer_to_the_exact_path_than_carrying_the_velocity_on(pipeline):
+    """Of the last three of nine blocks, refined or not, measured against Heun's with 100."""
+    labels = list(range(0, len(CLASSES), 2))
+
+    def latents(plan):
+        return pipeline(labels, plan, 1.5, seed=3, output_type="latent").latents
+
+    exact = latents("H100")
+    refined = (latents("H1P5R3") - exact).square().mean().sqrt()
+    job = pipeline.job(pipeline.request(labels, "H1P5R3", 1.5, 1, 3))
+    sixth = list(pipeline.run(job, pipeline.request(labels, "H1P5R3", 1.5, 1, 3).plan))[5]
+    carried = (sixth.prediction() - exact).square().mean().sqrt()
+    assert refined < carried
+
+
+@pytest.mark.slow
+def test_what_refiner_and_decoding_cost_beside_one_predictor_evaluation(pipeline):
+    batch = 8
+    x = torch.randn(batch, *pipeline.latent_shape)
+    t, labels = torch.full((batch,), 0.5), torch.zeros(batch, dtype=torch.long)
+    calls = {
+        "guided": lambda: pipeline.predictor(x.repeat(2, 1, 1, 1), t.repeat(2), labels.repeat(2)),
+        "predictor": lambda: pipeline.predictor(x, t, labels),
+        "refiner": lambda: pipeline.refiner(x, t, x, labels),
+        "decode": lambda: pipeline.decode(x, "pt"),
+    }
+    times = {name: [] for name in calls}
+    with torch.no_grad():
+        for k in range(12):  # in turn, so that no call meets a warmer machine
+            for name, call in calls.items():
+                started = time.perf_counter()
+                call()
+                if k >= 2:
+                    times[name].append(time.perf_counter() - started)
+    cost = {name: float(np.median(values)) for name, values in times.items()}
+    print({name: f"{1000 * seconds / batch:.2f} ms/img" for name, seconds in cost.items()})
+    assert cost["refiner"] <= 0.08 * cost["predictor"]
+    assert cost["decode"] <= cost["guided"]
