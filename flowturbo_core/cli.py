@@ -201,7 +201,7 @@ def bundle(
     predictor: Annotated[Path, typer.Option(help="Trained predictor, a model folder.")],
     refiner: Annotated[Path, typer.Option(help="Trained refiner, a model folder.")],
     default_plan: Annotated[str, typer.Option(help="The plan where none is given.")] = "H1P5R3",
-    default_guidance_scale: Annotated[float, typer.Option(help="Where none is given.")] = 1.5,
+    default_guidance_scale: Annotated[float, typer.Option(help="Where none is given.")] = 2.0,
     output: Annotated[Path, typer.Option(help="Folder of the catalogue.")] = MODELS_FOLDER,
 ) -> None:
     """Make the bundled models, with their cards, out of finished trainings."""

@@ -83,7 +83,10 @@ def scripted():
 
 
 @pytest.fixture
-def scripted_service(scripted):
+def scripted_service(scripted, monkeypatch):
+    """Return a service that hands over every preview at once."""
+    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 0)
+    monkeypatch.setattr(service_module, "_SETTLING_S", 0)
     return Service(scripted, "scripted", Accelerator())
 
 
@@ -162,7 +165,18 @@ def test_a_consumer_gets_a_moment_before_the_next_block(scripted, scripted_servi
     events.close()
 
 
-def test_what_was_done_comes_before_what_went_wrong(scripted, scripted_service):
+def test_blocks_run_undisturbed_before_their_previews_are_shown(
+    scripted, scripted_service, monkeypatch
+):
+    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 20)
+    events = ask(scripted_service, seed=4)
+    assert next(events).block == 1
+    assert len(scripted.blocks) == 9 + 3  # with the baseline's
+    assert [event.block for event in list(events)[:-1]] == list(range(2, 10))
+
+
+def test_what_was_done_comes_before_what_went_wrong(scripted, scripted_service, monkeypatch):
+    monkeypatch.setattr(service_module, "_UNDISTURBED_S", 20)
     scripted.fail_at = 4
     seen = []
     with pytest.raises(RuntimeError, match="fell over"):
