@@ -38,6 +38,14 @@ _SHOW_READOUT = """() => {
     const shown = [...document.querySelectorAll(".readout")].find((e) => e.offsetParent);
     shown.scrollIntoView({ behavior: "smooth" });
 }"""
+# Generate and Stop, by whether something runs.
+_BUTTONS = """((running) => [!running, running]
+    .map((interactive) => ({ __type__: "update", interactive })))"""
+_RUNNING = f"() => {_BUTTONS}(true)"
+_IDLE = f"() => {_BUTTONS}(false)"
+_AS_READOUT = f"(html) => {_BUTTONS}(html.includes('class=\"bar\"'))"
+# Counts how often a plan was changed while live; a change of the count samples.
+_MOVED = "(live, moves) => live ? moves + 1 : moves"
 # The address always says what is shown, so that it can be kept and passed on.
 _FOLLOW_ADDRESS = """(record) => {
     if (record) history.replaceState(null, "", "?" + record.query + location.hash);
@@ -53,13 +61,17 @@ _MAX_STRIPS = 8  # pictures of a run whose trajectory is kept
 
 
 class PlanControls(NamedTuple):
-    """The plan: presets, three sliders for the steps of each kind, and whether they are live."""
+    """The plan: presets, three sliders for the steps of each kind, and whether they are live.
+
+    `moves` counts what was changed while they were.
+    """
 
     preset: gr.Radio
     heun: gr.Slider
     pseudo: gr.Slider
     refiner: gr.Slider
     live: gr.Checkbox
+    moves: gr.Number
 
     @property
     def sliders(self) -> list[gr.Slider]:
@@ -182,7 +194,8 @@ def plan_controls(service: Service) -> PlanControls:
                 readout.plan_cost(summary), apply_default_css=False, elem_classes="plan-cost"
             )
             live = gr.Checkbox(True, label="Live", elem_classes="live", min_width=80)
-    controls = PlanControls(preset, heun, pseudo, refiner, live)
+    moves = gr.Number(0, visible=False, label="Moves")
+    controls = PlanControls(preset, heun, pseudo, refiner, live, moves)
 
     def describe(*counts: object) -> tuple[str, str | None]:
         try:
@@ -328,7 +341,6 @@ def connect(
     unchecked, as the core wants them: Gradio would round some of them.
     """
     both = list(buttons)
-    idle = _set_interactive(True, False)
     computing = {
         "inputs": list(inputs),
         "outputs": [*results[:2], inputs.seed, *results[2:]],
@@ -338,7 +350,7 @@ def connect(
         **GPU,
     }
     # First the buttons: a click's listeners run one after the other, in this order.
-    buttons.generate.click(None, None, both, js=_set_interactive(False, True))
+    buttons.generate.click(None, None, both, js=_RUNNING)
     buttons.generate.click(None, None, None, js=_SHOW_READOUT)
     run = buttons.generate.click(
         generate,
@@ -348,36 +360,29 @@ def connect(
     )
 
     def again(request: gr.Request, *values: object) -> Iterator[tuple]:
-        *asked, _, live = values
-        if live:
-            yield from generate(*asked, False, request)
-        else:
-            yield _UNCHANGED
+        *asked, _ = values
+        yield from generate(*asked, False, request)
 
-    def interrupt(request: gr.Request, live: bool) -> None:
-        if live:
-            service.interrupt(request.session_hash)
+    def interrupt(request: gr.Request) -> None:
+        service.interrupt(request.session_hash)
 
     # `input` is a person's choice only, so that sliders and presets do not chase each other.
     chosen = plan.preset.input(service.step_counts, plan.preset, plan.sliders, **HELPER)
+    let_go = {"fn": None, "inputs": [plan.live, plan.moves], "outputs": plan.moves, "js": _MOVED}
+    gr.on([slider.release for slider in plan.sliders], **let_go)
+    chosen.then(**let_go)
     # What is under way is ended first: of several requests, the last one counts.
-    interrupting = {"fn": interrupt, "inputs": plan.live, **HELPER}
-    let_go = gr.on([slider.release for slider in plan.sliders], **interrupting)
-    runs = [run]
-    for event in (let_go, chosen.then(**interrupting)):
-        event.then(None, plan.live, both, js=_set_interactive(False, True, "live"))
-        sampled = event.then(
-            again,
-            trigger_mode="always_last",
-            api_visibility="private",
-            **computing | {"inputs": [*inputs, plan.live]},
-        )
-        runs.append(sampled)
+    moved = plan.moves.change(interrupt, None, None, **HELPER)
+    moved.then(None, None, both, js=_RUNNING)
+    sampled = moved.then(again, trigger_mode="always_last", api_visibility="private", **computing)
+    runs = [run, sampled]
+    # What the readout says decides what can be pressed, rather than that a request ended: one that
+    # was overtaken ends while the one that overtook it runs.
+    results.readout.change(None, results.readout, both, js=_AS_READOUT)
     for event in runs:
-        event.success(None, None, both, js=idle)
-        event.failure(None, None, both, js=idle)
+        event.failure(None, None, both, js=_IDLE)
         event.failure(readout.interrupted, results.readout, results.readout, **HELPER)
-    buttons.stop.click(None, None, both, js=idle)
+    buttons.stop.click(None, None, both, js=_IDLE)
     buttons.stop.click(
         readout.interrupted, results.readout, results.readout, cancels=runs, **HELPER
     )
@@ -449,15 +454,6 @@ def connect_visit(
     warning = HELPER | {"queue": True}  # what warns must be in the queue
     visit.picture.upload(from_picture, visit.picture, [*inputs, visit.picture], **warning)
     page.load(from_address, visit.address, list(inputs), js=_READ_ADDRESS, **warning)
-
-
-def _set_interactive(generate: bool, stop: bool, condition: str = "true") -> str:
-    """Return JavaScript that enables and disables the buttons if its argument, so named, holds."""
-    values = f"{{interactive: {str(generate).lower()}}}, {{interactive: {str(stop).lower()}}}"
-    return (
-        f"({'' if condition == 'true' else condition}) => [{values}]"
-        f".map((update) => ({{__type__: 'update', ...({condition} ? update : {{}})}}))"
-    )
 
 
 def _preset(service: Service, summary: PlanSummary) -> str | None:

@@ -366,6 +366,7 @@ def test_screenshot(browser, address, serve, tmp_path):
     visit = Visit(browser, address, SIZES["desk"])
     visit.seed.fill("0")
     visit.run()
+    visit.live.check()
     for picture in visit.pictures.all():
         picture.evaluate("(image) => image.decode()")
     visit.page.mouse.move(0, 0)
