@@ -1,5 +1,6 @@
 """The groups of controls that every tab shares, and how a request is started, stopped, restored."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -43,7 +44,10 @@ _BUTTONS = """((running) => [!running, running]
     .map((interactive) => ({ __type__: "update", interactive })))"""
 _RUNNING = f"() => {_BUTTONS}(true)"
 _IDLE = f"() => {_BUTTONS}(false)"
-_AS_READOUT = f"(html) => {_BUTTONS}(html.includes('class=\"bar\"'))"
+_AS_READOUT = f"(html) => {_BUTTONS}(html.includes({json.dumps(readout.BAR)}))"
+# At once and in the browser: an answer from the server could come after the next result.
+_INTERRUPTED = f"""(html) => html.includes({json.dumps(readout.BAR)})
+    ? {json.dumps(readout.interrupted())} : html"""
 # Counts how often a plan was changed while live; a change of the count samples.
 _MOVED = "(live, moves) => live ? moves + 1 : moves"
 # The address always says what is shown, so that it can be kept and passed on.
@@ -381,11 +385,9 @@ def connect(
     results.readout.change(None, results.readout, both, js=_AS_READOUT)
     for event in runs:
         event.failure(None, None, both, js=_IDLE)
-        event.failure(readout.interrupted, results.readout, results.readout, **HELPER)
+        event.failure(None, results.readout, results.readout, js=_INTERRUPTED)
     buttons.stop.click(None, None, both, js=_IDLE)
-    buttons.stop.click(
-        readout.interrupted, results.readout, results.readout, cancels=runs, **HELPER
-    )
+    buttons.stop.click(None, results.readout, results.readout, js=_INTERRUPTED, cancels=runs)
 
 
 def connect_visit(

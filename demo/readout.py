@@ -17,7 +17,7 @@ from demo.service import Done, PlanSummary, Preview
 
 KINDS = {"H": "Heun", "P": "pseudo corrector", "R": "refiner"}
 _THUMBNAIL = 72  # pixels a side
-_BAR = '<div class="bar">'  # only a readout of work in progress has one
+BAR = '<div class="bar">'  # only a readout of work in progress has one
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,8 @@ def idle() -> str:
     return _card("Ready", "", "Choose a plan, press Generate, and see what each picture costs.")
 
 
-def interrupted(html: str) -> str:
-    """Return the readout after a request was stopped or failed, from what it said before."""
-    if _BAR not in html:  # the request never got to its first block
-        return html
+def interrupted() -> str:
+    """Return the readout after a request was stopped or failed."""
     return _card("Stopped", "", "The pictures show how far sampling came.")
 
 
@@ -59,7 +57,7 @@ def in_progress(preview: Preview) -> str:
         f"{preview.block}",
         f"of {preview.num_blocks} blocks",
         f"Last block: {KINDS[preview.kind]}",
-        f'{_BAR}<div style="width: {share:.0f}%"></div></div>',
+        f'{BAR}<div style="width: {share:.0f}%"></div></div>',
     )
 
 

@@ -48,13 +48,12 @@ WATCH = """() => {
 
 # Tells when Stop was enabled and no longer is: a small run is over before one could look twice.
 WATCH_STOP = """(stop) => {
-    window.ran = new Promise((resolve) => {
-        let enabled = false;
-        new MutationObserver(() => {
-            if (enabled && stop.disabled) resolve(true);
-            enabled = !stop.disabled;
-        }).observe(stop, { attributes: true });
-    });
+    window.ran = false;
+    let enabled = false;
+    new MutationObserver(() => {
+        window.ran ||= enabled && stop.disabled;
+        enabled = !stop.disabled;
+    }).observe(stop, { attributes: true });
 }"""
 
 
@@ -145,7 +144,7 @@ class Visit:
     def run(self):
         self.stop.evaluate(WATCH_STOP)
         self.generate.click()
-        self.page.evaluate("() => window.ran")
+        self.page.wait_for_function("window.ran")
         self.expect_readout("evaluations")
         expect(self.generate).to_be_enabled(timeout=PATIENCE_MS)
 

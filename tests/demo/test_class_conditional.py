@@ -118,10 +118,10 @@ def test_closing_the_handler_closes_the_service():
     assert fake.closed
 
 
-def test_an_interrupted_readout_says_so_only_of_a_run():
-    assert "Stopped" in readout.interrupted(readout.in_progress(PREVIEW))
-    for html in (readout.idle(), readout.finished(DONE)):
-        assert readout.interrupted(html) == html
+def test_only_a_readout_of_work_in_progress_has_a_bar():
+    assert readout.BAR in readout.in_progress(PREVIEW)
+    for html in (readout.idle(), readout.finished(DONE), readout.interrupted()):
+        assert readout.BAR not in html
 
 
 def test_the_documentation_gives_the_limits():
