@@ -1,7 +1,7 @@
 # Everything a person or a machine does with this project; `make help` lists it.
 # Each target makes its own environment, and is quick when nothing has changed.
 
-SHELL := /bin/bash
+SHELL := /bin/bash -o pipefail
 VENV := .venv
 # The interpreter for `make gpu`, with torch and the project's other needs already there.
 PYTHON ?= $(VENV)/bin/python
@@ -60,7 +60,6 @@ format: $(VENV)/test.stamp
 
 # Nothing is installed here: PYTHON brings torch and the rest. MINUTES of training, beside the
 # tests, the timings and the drawing of the data; each run has a folder of its own.
-gpu: SHELL := /bin/bash -o pipefail
 gpu: OUT := $(OUT)/$(shell date +%Y%m%d-%H%M%S)
 gpu:
 	mkdir -p $(OUT)

@@ -138,13 +138,11 @@ class Result:
     """A finished request, for what the page does with it afterwards.
 
     Args:
-        settings: what makes its pictures again.
         run: what the list of runs shows.
         files: its pictures.
         trajectories: the strip of each of its first pictures.
     """
 
-    settings: Settings
     run: readout.Run
     files: tuple[str, ...]
     trajectories: tuple[str, ...]
@@ -300,32 +298,39 @@ def shown(ask: Callable[..., Iterator[Preview | Done]], *values: object) -> Iter
     A refusal becomes the sentence the page shows. Closing this closes the service's iterator.
     """
     previews: list[Preview] = []
+    thumbnails: list[tuple[str, ...]] = []  # each encoded once, however often it is shown
     try:
         with closing(ask(*values)) as events:
             for event in events:
                 if isinstance(event, Done):
-                    yield _finished(event, previews)
+                    yield _finished(event, previews, thumbnails)
                     return
                 previews.append(event)
+                thumbnails.append(readout.thumbnails(event, _MAX_STRIPS))
                 files = [png_file(picture) for picture in event.pictures]
                 pictures = list(zip(files, event.captions, strict=True))
-                text, strip = readout.in_progress(event), readout.trajectory(previews, 0)
+                text = readout.in_progress(event)
+                strip = readout.trajectory(previews, thumbnails, 0)
                 yield pictures, text, event.settings.seed, strip, None, None
             if not previews:  # interrupted at once; yielding nothing would empty the page
                 yield _UNCHANGED
     except (ValueError, FloatingPointError) as error:
-        raise _refusal(error) from error
+        raise gr.Error(_sentence(error), print_exception=False) from error
 
 
-def _finished(done: Done, previews: Sequence[Preview]) -> tuple:
+def _finished(
+    done: Done, previews: Sequence[Preview], thumbnails: Sequence[tuple[str, ...]]
+) -> tuple:
     files = []
     for k, picture in enumerate(done.pictures):
         settings = done.settings.of_picture(k)
         name = f"{settings.class_names[0]}-{settings.plan}-{settings.seed}"
         safe = re.sub(r"[^\w-]+", "-", name)[:80]
         files.append(png_file(picture, safe, settings.png_info(VERSIONS)))
-    strips = tuple(readout.trajectory(previews, k) for k in range(min(len(files), _MAX_STRIPS)))
-    result = Result(done.settings, readout.Run.of(done), tuple(files), strips)
+    strips = tuple(
+        readout.trajectory(previews, thumbnails, k) for k in range(min(len(files), _MAX_STRIPS))
+    )
+    result = Result(readout.Run.of(done), tuple(files), strips)
     pictures = list(zip(files, done.captions, strict=True))
     text, record = readout.finished(done), readout.record(done)
     return pictures, text, done.settings.seed, strips[0], record, result
@@ -404,8 +409,9 @@ def connect_visit(
         if latest is None or (runs and runs[-1] is latest.run):
             return gr.skip(), gr.skip(), gr.skip()
         runs = [*runs, latest.run][-_MAX_RUNS:]
-        name = f"flowturbo-{latest.settings.plan}-{latest.settings.seed}"
-        archive = zip_file(latest.files, name, asdict(latest.settings))
+        settings = latest.run.settings
+        name = f"flowturbo-{settings.plan}-{settings.seed}"
+        archive = zip_file(latest.files, name, asdict(settings))
         return runs, readout.visit(runs), gr.DownloadButton(value=archive, interactive=True)
 
     def strip_of(latest: Result | None, picked: gr.SelectData) -> str:
@@ -430,22 +436,18 @@ def connect_visit(
             return unchanged
         return values_of(runs[index].settings)
 
-    def from_picture(file: str) -> tuple:
+    def read(source: Callable[..., Settings], *arguments: object) -> tuple:
         try:
-            values = values_of(Settings.from_png(file))
+            return values_of(source(*arguments))
         except ValueError as error:
-            values = unchanged
             gr.Warning(_sentence(error))
-        return *values, None  # and room for the next
+            return unchanged
+
+    def from_picture(file: str) -> tuple:
+        return *read(Settings.from_png, file), None  # and room for the next
 
     def from_address(query: str) -> tuple:
-        if not query:
-            return unchanged
-        try:
-            return values_of(Settings.from_query(query, service.default_settings))
-        except ValueError as error:
-            gr.Warning(_sentence(error))
-            return unchanged
+        return read(Settings.from_query, query, service.default_settings) if query else unchanged
 
     results.latest.change(
         remember, [results.latest, visit.runs], [visit.runs, visit.chart, visit.archive], **HELPER
@@ -460,10 +462,6 @@ def connect_visit(
 
 def _preset(service: Service, summary: PlanSummary) -> str | None:
     return summary.plan if summary.plan in service.presets else None
-
-
-def _refusal(error: Exception) -> gr.Error:
-    return gr.Error(_sentence(error), print_exception=False)
 
 
 def _sentence(error: Exception) -> str:

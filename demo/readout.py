@@ -76,16 +76,24 @@ def finished(done: Done) -> str:
     return _card(milliseconds(total), "ms / image", " · ".join(facts), badge, _blocks(done))
 
 
-def trajectory(previews: Sequence[Preview], index: int) -> str:
-    """Return the strip of what image `index` was going to be after each block, with curvature."""
+def thumbnails(preview: Preview, count: int) -> tuple[str, ...]:
+    """Return small copies of the first `count` pictures, as addresses that hold them whole."""
+    return tuple(_inline(picture) for picture in preview.pictures[:count])
+
+
+def trajectory(previews: Sequence[Preview], pictures: Sequence[Sequence[str]], index: int) -> str:
+    """Return the strip of what image `index` was going to be after each block, with curvature.
+
+    `pictures` are the `thumbnails` of each preview.
+    """
     bends = [0.0 if p.curvature is None else p.curvature[index] for p in previews]
     highest = max(bends) or 1.0
     steps = []
-    for preview, bend in zip(previews, bends, strict=True):
+    for preview, small, bend in zip(previews, pictures, bends, strict=True):
         known = preview.curvature is not None
         number = f"{bend:.2g}" if known else "–"
         steps.append(
-            f'<li><img src="{_inline(preview.pictures[index])}" width="{_THUMBNAIL}" '
+            f'<li><img src="{small[index]}" width="{_THUMBNAIL}" '
             f'height="{_THUMBNAIL}" alt="After block {preview.block}, {KINDS[preview.kind]}">'
             f'<span class="bend"><i style="height: {100 * bend / highest:.0f}%"></i></span>'
             f'<span class="kind">{preview.kind} · {number}</span></li>'

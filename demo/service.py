@@ -437,10 +437,9 @@ def _curvature(before: Progress, after: Progress) -> tuple[float, ...]:
 
 def _counts_of(plan: str) -> tuple[int, int, int] | None:
     """Return the steps of each kind of a plan H..P..R.., or None if it is not of that form."""
-    blocks = SamplePlan.parse(plan).blocks
-    counts = tuple(blocks.count(kind) for kind in "HPR")
+    counts = Service.step_counts(plan)
     ordered = "".join(count * kind for count, kind in zip(counts, "HPR", strict=True))
-    return counts if blocks == ordered else None
+    return counts if SamplePlan.parse(plan).blocks == ordered else None
 
 
 def _plan(heun: object, pseudo: object, refiner: object) -> SamplePlan:

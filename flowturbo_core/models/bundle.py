@@ -4,14 +4,13 @@ A card's figures come from the records that the trainings wrote, never from a pe
 """
 
 import json
-import math
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import diffusers
-from safetensors import safe_open
+from diffusers import ModelMixin
 
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
@@ -54,7 +53,7 @@ def bundle_postcards(
     The autoencoder is named by its catalogue name, not copied: other models share it. Nothing is
     written unless all parts can be loaded and belong together; what was there is then replaced.
     """
-    ClassConditionalPipeline(
+    pipeline = ClassConditionalPipeline(
         load_model(SiTPredictor, predictor),
         load_model(PixelUnshuffleAutoencoderKL, autoencoder),
         CLASSES,
@@ -63,21 +62,22 @@ def bundle_postcards(
     )
     catalogue.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=catalogue) as scratch:
-        _write_autoencoder(autoencoder, Path(scratch) / _AUTOENCODER)
-        _write_class_conditional(predictor, refiner, Path(scratch) / "postcards-sit", settings)
+        _write_autoencoder(pipeline, autoencoder, Path(scratch) / _AUTOENCODER)
+        folder = Path(scratch) / "postcards-sit"
+        _write_class_conditional(pipeline, predictor, refiner, folder, settings)
         for written in Path(scratch).iterdir():
             if (catalogue / written.name).exists():
                 shutil.rmtree(catalogue / written.name)
             written.replace(catalogue / written.name)
 
 
-def _write_autoencoder(trained: Path, folder: Path) -> None:
+def _write_autoencoder(pipeline: ClassConditionalPipeline, trained: Path, folder: Path) -> None:
     record = read_record(trained)
     shutil.copytree(trained, folder)
     text = _FRONT_MATTER.format(tags="autoencoder", title="Postcards autoencoder")
     text += (
         "An `AutoencoderKL` behind a pixel unshuffle of 4: 128 x 128 images to 16 x 16 latents of "
-        f"8 channels; {_parameters(trained)}. Their mean and standard deviation are in "
+        f"8 channels; {_parameters(pipeline.vae)}. Their mean and standard deviation are in "
         "`config.json`.\n\n"
         f"On 512 unseen scenes, weights as stored: **{record['unseen']['psnr_db']} dB PSNR**.\n\n"
     )
@@ -86,7 +86,11 @@ def _write_autoencoder(trained: Path, folder: Path) -> None:
 
 
 def _write_class_conditional(
-    predictor: Path, refiner: Path, folder: Path, settings: dict[str, Any]
+    pipeline: ClassConditionalPipeline,
+    predictor: Path,
+    refiner: Path,
+    folder: Path,
+    settings: dict[str, Any],
 ) -> None:
     shutil.copytree(predictor, folder / "predictor")
     shutil.copytree(refiner, folder / "refiner")
@@ -102,8 +106,9 @@ def _write_class_conditional(
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     text = _FRONT_MATTER.format(tags="flow-matching, SiT, FlowTurbo", title="Postcards SiT")
     text += (
-        f"A class-conditional SiT velocity predictor ({_parameters(predictor)}) and its FlowTurbo "
-        f"refiner ({_parameters(refiner)}), on the latents of `{_AUTOENCODER}`.\n\n"
+        f"A class-conditional SiT velocity predictor ({_parameters(pipeline.predictor)}) and its "
+        f"FlowTurbo refiner ({_parameters(pipeline.refiner)}), on the latents of "
+        f"`{_AUTOENCODER}`.\n\n"
         "```python\n"
         "from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline\n\n"
         'pipeline = ClassConditionalPipeline.from_pretrained("postcards-sit")\n'
@@ -115,13 +120,8 @@ def _write_class_conditional(
     (folder / "README.md").write_text(text + _LIMITS)
 
 
-def _parameters(folder: Path) -> str:
-    """Return the number of parameters of a model folder, from its files' headers."""
-    count = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as tensors:
-            count += sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())
-    return f"{count / 1e6:.2f} million parameters"
+def _parameters(model: ModelMixin) -> str:
+    return f"{model.num_parameters() / 1e6:.2f} million parameters"
 
 
 def _training(title: str, what: str, record: dict[str, Any]) -> str:

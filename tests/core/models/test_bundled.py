@@ -53,8 +53,7 @@ def test_the_refiner_comes_closer_to_the_exact_path_than_carrying_the_velocity_o
 
     exact = latents("H40")
     refined = (latents("H1P5R3") - exact).square().mean().sqrt()
-    job = pipeline.job(pipeline.request(labels, "H1P5R3", 1.5, 1, 3))
-    sixth = list(pipeline.run(job, pipeline.request(labels, "H1P5R3", 1.5, 1, 3).plan))[5]
+    sixth = list(pipeline.stream(labels, "H1P5R3", 1.5, seed=3))[5]
     carried = (sixth.prediction() - exact).square().mean().sqrt()
     assert refined < carried
 
