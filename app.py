@@ -1,59 +1,54 @@
 """Start the page: `python app.py`, then open http://127.0.0.1:7860."""
 
-import argparse
-import os
+import importlib.util
 import socket
-import sys
-from collections.abc import Callable
-from typing import NoReturn
+from typing import Annotated
+
+from typer import Option
+
+from flowturbo_core.requests import whole_number
+from flowturbo_core.usage import number, run
 
 
-def fail(message: str) -> NoReturn:
-    """End the program with one sentence and exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """Return a type of argument: a whole number from `low` to `high`."""
-
-    def convert(text: str) -> int:
-        if text.isdecimal() and len(text) < 10 and low <= int(text) <= high:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"must be whole, from {low} to {high}, not {text!r}")
-
-    return convert
-
-
-def main() -> None:
+def main(
+    host: Annotated[
+        str | None, Option(envvar="GRADIO_SERVER_NAME", help="Address; default: this machine only.")
+    ] = None,
+    port: Annotated[int, Option(envvar="GRADIO_SERVER_PORT", parser=number)] = 7860,
+    share: Annotated[bool, Option("--share", help="Also open a public gradio.live link.")] = False,
+    mcp: Annotated[bool, Option("--mcp", help="Also serve the API as MCP tools.")] = False,
+    device: Annotated[str | None, Option(help="cpu, cuda, cuda:1, ...; default: the best.")] = None,
+    dtype: Annotated[str | None, Option(help="float32, bfloat16, float16; default: best.")] = None,
+    model: Annotated[str | None, Option(help="A bundled model's name, or a model folder.")] = None,
+    queue_size: Annotated[int, Option(parser=number, help="Requests that may wait.")] = 20,
+) -> None:
     """Build the page and serve it until interrupted."""
-    parser = argparse.ArgumentParser(description="FlowTurbo in the browser.")
-    parser.error = fail  # argparse's own prints the usage too
-    port = os.environ.get("GRADIO_SERVER_PORT", "7860")
-    parser.add_argument("--host", help="address to listen on; default: 127.0.0.1, this machine")
-    parser.add_argument("--port", type=whole(1, 65535), default=port, help="default: %(default)s")
-    parser.add_argument("--share", action="store_true", help="also open a public gradio.live link")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the best there is")
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16; default: the best there is")
-    parser.add_argument("--model", help="name of a bundled model, or a model folder")
-    parser.add_argument("--queue-size", type=whole(1, 1000), default=20, help="requests that wait")
-    options = parser.parse_args()
-    host = options.host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    port = whole_number("port", port, 1, 65535)
+    queue_size = whole_number("queue size", queue_size, 1, 1000)
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise ValueError("--mcp needs a package: pip install -r requirements-mcp.txt")
     try:
-        socket.create_server((host, options.port)).close()
+        socket.create_server((host or "127.0.0.1", port)).close()
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
-        fail(f"cannot listen on {host}:{options.port}: {reason}")
-    try:
-        from demo import service, ui  # only now: torch takes seconds to import
+        raise ValueError(f"cannot listen on {host or '127.0.0.1'}:{port}: {reason}") from error
 
-        page = ui.build(service.Service.load(options.model, options.device, options.dtype))
-        page.queue(max_size=options.queue_size).launch(
-            server_name=options.host, server_port=options.port, share=options.share, **ui.LAUNCH
-        )
-    except (OSError, ValueError) as error:
-        fail(str(error))
+    from demo.service import Service  # only now: what they import takes a second
+    from demo.ui import build, launch_options
+
+    service = Service.load(model, device, dtype)
+    page = build(service).queue(max_size=queue_size)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        mcp_server=mcp,
+        prevent_thread_lock=True,
+        **launch_options(service),
+    )
+    service.wait()  # a model that cannot be loaded ends the program
+    page.block_thread()
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

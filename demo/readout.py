@@ -4,6 +4,7 @@ Pure functions from the service's events to text. Whatever came from outside is 
 """
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -12,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from demo.metadata import Settings
-from demo.service import Done, PlanSummary, Preview
+from demo.events import Done, PlanSummary, Preview
+from flowturbo_core.metadata import Settings
 
 KINDS = {"H": "Heun", "P": "pseudo corrector", "R": "refiner"}
 _THUMBNAIL = 72  # pixels a side
@@ -45,6 +46,12 @@ def idle() -> str:
     return _card("Ready", "", "Choose a plan, press Generate, and see what each picture costs.")
 
 
+def loading() -> str:
+    """Return the readout of a request that waits for the model."""
+    text = "The model is being loaded; sampling starts by itself."
+    return _card("Loading", "", text, f'{BAR}<div class="pending"></div></div>')
+
+
 def interrupted() -> str:
     """Return the readout after a request was stopped or failed."""
     return _card("Stopped", "", "The pictures show how far sampling came.")
@@ -71,8 +78,11 @@ def finished(done: Done) -> str:
     )
     badge = ""
     if done.speed_up is not None:
-        baseline = f"H{done.plan.num_blocks} ({milliseconds(done.heun_ms_per_image)} ms)"
-        badge = f'<span class="badge">{done.speed_up:.1f}× as fast as {baseline}</span>'
+        baseline = f"H{done.plan.num_blocks} (≈ {milliseconds(done.heun_ms_per_image)} ms)"
+        how = "As many Heun blocks, two evaluations each, at this run's milliseconds an evaluation"
+        badge = (
+            f'<span class="badge" title="{how}">{done.speed_up:.1f}× as fast as {baseline}</span>'
+        )
     return _card(milliseconds(total), "ms / image", " · ".join(facts), badge, _blocks(done))
 
 
@@ -99,16 +109,21 @@ def trajectory(previews: Sequence[Preview], pictures: Sequence[Sequence[str]], i
             f'<span class="kind">{preview.kind} · {number}</span></li>'
         )
     caption = escape(previews[0].captions[index])
-    return (
-        f'<section class="trajectory" aria-label="Trajectory"><h3>Trajectory of {caption}</h3>'
-        "<p>Where the velocity points after each block, x + (1 − t) v; below, how sharply the "
-        f"path bent (its curvature).</p><ol>{''.join(steps)}</ol></section>"
-    )
+    return _trajectory(f"Trajectory of {caption}", f"<ol tabindex=0>{''.join(steps)}</ol>")
 
 
 def no_trajectory() -> str:
     """Return what stands where the strip will be, of its height, so that nothing jumps."""
-    return '<section class="trajectory" aria-hidden="true"></section>'
+    return _trajectory("Trajectory", "")
+
+
+def _trajectory(title: str, strip: str) -> str:
+    return (
+        f'<section class="trajectory" aria-label="Trajectory"><h2>{title}</h2>'
+        "<p>Where the velocity points after each block, x + (1 − t) v, and how sharply the path "
+        "bent there (its curvature). Low bars: it has settled, and a small refiner can carry on; "
+        f"at the very end it bends once more, where detail parts from noise.</p>{strip}</section>"
+    )
 
 
 def record(done: Done) -> dict[str, Any]:
@@ -120,30 +135,75 @@ def record(done: Done) -> dict[str, Any]:
         "block_ms": done.timing.block_ms,
         "predictor_evaluations": done.plan.predictor_evaluations,
         "refiner_evaluations": done.plan.refiner_evaluations,
+        "heun_ms_per_image": done.heun_ms_per_image,
         "speed_up": done.speed_up,
         "query": done.settings.to_query(),
     }
 
 
 def visit(runs: Sequence[Run]) -> str:
-    """Return the chart of this visit's runs, the latest first; each is a button."""
+    """Return this visit's runs: a chart of latency against plan, and a list, the latest first.
+
+    Each run is a button in both, which says by `data-index` which one it is.
+    """
     if not runs:
         return ""
-    slowest = max(run.ms_per_image for run in runs)
-    rows = []
-    for index, run in reversed(list(enumerate(runs))):
-        names = ", ".join(run.settings.class_names)
-        rows.append(
-            f'<li><button type="button" data-index="{index}"><img src="{run.thumbnail}" alt="">'
-            f"<b>{escape(run.settings.plan)}</b>"
-            f'<span class="of">{escape(names)}, seed {run.settings.seed}</span>'
-            f'<span class="track"><i style="width: {100 * run.ms_per_image / slowest:.1f}%"></i>'
-            f"</span><span>{milliseconds(run.ms_per_image)} ms</span></button></li>"
-        )
+    numbered = list(enumerate(runs))
+    history = "".join(_history(index, run) for index, run in reversed(numbered))
     return (
-        '<section class="visit" aria-label="Runs of this visit"><h3>This visit</h3>'
-        f"<p>Milliseconds an image of each run; press one to take its settings back.</p>"
-        f"<ol>{''.join(rows)}</ol></section>"
+        '<section class="visit" aria-label="Runs of this visit"><h2>This visit</h2>'
+        "<p>Milliseconds an image by plan, a dot for each run; press a dot, or a run below, to "
+        f"take its settings back.</p>{_chart(numbered)}<ol>{history}</ol></section>"
+    )
+
+
+def _chart(numbered: Sequence[tuple[int, Run]]) -> str:
+    longest = max(run.ms_per_image for _, run in numbered)
+    step = _round_step(longest / 4)
+    highest = step * math.ceil(longest / step)
+    plans: dict[str, list[tuple[int, Run]]] = {}
+    for index, run in numbered:
+        plans.setdefault(run.settings.plan, []).append((index, run))
+    rows = []
+    for plan, its in plans.items():
+        dots = "".join(
+            f'<button type="button" data-index="{index}" title="{_in_words(run)}" '
+            f'aria-label="{_in_words(run)}" style="left: {100 * run.ms_per_image / highest:.1f}%">'
+            "</button>"
+            for index, run in its
+        )
+        rows.append(f"<code>{escape(plan)}</code><div>{dots}</div>")
+    ticks = "".join(f"<span>{k * step:g}</span>" for k in range(round(highest / step)))
+    return (
+        '<div class="chart" role="group" aria-label="Milliseconds an image by plan">'
+        f'{"".join(rows)}<span></span><div class="ticks" aria-hidden="true">{ticks}'
+        f'<span class="last">{highest:g} ms</span></div></div>'
+    )
+
+
+def _round_step(least: float) -> float:
+    """Return the smallest of ..., 1, 2, 5, 10, 20, ... that is at least `least`."""
+    power = 10 ** math.floor(math.log10(least))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
+
+
+def _history(index: int, run: Run) -> str:
+    settings = run.settings
+    count = len(settings.class_names) * settings.num_images
+    return (
+        f'<li><button type="button" data-index="{index}"><img src="{run.thumbnail}" alt="">'
+        f"<code>{escape(settings.plan)}</code><span>{milliseconds(run.ms_per_image)} ms</span>"
+        f'<span class="of">{escape(", ".join(settings.class_names))}</span>'
+        f'<span class="of">{count} × seed {settings.seed}</span></button></li>'
+    )
+
+
+def _in_words(run: Run) -> str:
+    names = ", ".join(run.settings.class_names)
+    return escape(
+        f"{run.settings.plan}, {milliseconds(run.ms_per_image)} ms an image: {names}, "
+        f"seed {run.settings.seed}",
+        quote=True,
     )
 
 

@@ -1,12 +1,16 @@
-"""The page as a whole: header, tabs, footer, and how it looks."""
+"""The page as a whole: header, tabs, how it looks, and how one asks whether it is well."""
 
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 
 from demo.service import Service
-from demo.tabs import class_conditional
+from demo.tabs import about, class_conditional
 
 # Fonts the reader already has: the page downloads nothing from elsewhere.
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
@@ -30,29 +34,29 @@ THEME = gr.themes.Base(
     block_title_text_weight="600",
     block_title_text_color="*neutral_800",
     block_info_text_color="*neutral_500",
+    # Dark and light enough for WCAG's AA, which the hue's middle, Gradio's choice, is not.
+    body_text_color_subdued="*neutral_500",
+    body_text_color_subdued_dark="*neutral_400",
+    block_info_text_color_dark="*neutral_400",
+    color_accent="*primary_700",
+    border_color_accent="*primary_700",
+    link_text_color="*primary_700",
+    link_text_color_hover="*primary_800",
+    link_text_color_visited="*primary_700",
+    link_text_color_dark="*primary_300",
+    link_text_color_hover_dark="*primary_200",
+    link_text_color_visited_dark="*primary_300",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_800",
+    slider_color="*primary_600",
+    slider_color_dark="*primary_500",
+    checkbox_background_color_selected="*primary_700",
+    checkbox_background_color_selected_dark="*primary_700",
     block_info_text_size="*text_sm",
 )
-# Ctrl+Enter generates and Esc stops, on the tab in view.
-_KEYS = """() => {
-    document.addEventListener("keydown", (event) => {
-        const generates = event.key === "Enter" && (event.ctrlKey || event.metaKey);
-        if (!generates && event.key !== "Escape") return;
-        const buttons = document.querySelectorAll(generates ? ".generate" : ".stop");
-        [...buttons].find((button) => button.offsetParent && !button.disabled)?.click();
-    });
-}"""
-# What launch() takes, and a page therefore cannot carry itself.
-LAUNCH = {
-    "theme": THEME,
-    "css_paths": Path(__file__).with_name("style.css"),
-    "js": _KEYS,
-    "max_file_size": "10mb",
-    "footer_links": ["api"],
-    "run_history": False,
-    "show_error": True,
-    "ssr_mode": False,
-}
-
+_HERE = Path(__file__).parent
 _CACHE_SECONDS = 3600
 
 
@@ -63,16 +67,66 @@ def build(service: Service) -> gr.Blocks:
         analytics_enabled=False,
         delete_cache=(_CACHE_SECONDS, _CACHE_SECONDS),
     ) as page:
-        gr.HTML(
-            '<header class="page-header"><h1>FlowTurbo Studio</h1>'
-            "<p>Pictures from a flow, and the milliseconds each one takes.</p></header>",
-            apply_default_css=False,
-        )
+        with gr.Row(elem_classes="page-header"):
+            gr.HTML(
+                "<h1>FlowTurbo Studio</h1>"
+                "<p>Pictures from a flow, and the milliseconds each one takes.</p>",
+                apply_default_css=False,
+            )
+            status = gr.HTML(_status(service), apply_default_css=False, elem_classes="status")
         with gr.Tabs():
             with gr.Tab("Class-conditional", id="class-conditional"):
                 class_conditional.build(service, page)
-        gr.HTML(
-            f'<footer class="page-footer">{escape(service.description)}</footer>',
-            apply_default_css=False,
+            with gr.Tab("About", id="about"):
+                about.build(service)
+
+        def follow() -> Iterator[str]:
+            yield _status(service)
+            service.wait()
+            yield _status(service)
+
+        # Each visitor's waits apart from the others', and holds up nobody.
+        page.load(
+            follow,
+            None,
+            status,
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_limit=None,
         )
     return page
+
+
+def launch_options(service: Service) -> dict[str, Any]:
+    """Return what `launch()` takes and a page therefore cannot carry itself."""
+    return {
+        "theme": THEME,
+        "css_paths": _HERE / "style.css",
+        "js": (_HERE / "page.js").read_text(encoding="utf-8"),
+        "max_file_size": "10mb",
+        "footer_links": ["api"],
+        "run_history": False,
+        "show_error": True,
+        "ssr_mode": False,
+        "app_kwargs": {"routes": [APIRoute("/health", _health(service))]},
+    }
+
+
+def _health(service: Service) -> Callable[[], JSONResponse]:
+    def health() -> JSONResponse:
+        """Tell whether the model is loaded: 200 once it is, 503 until then."""
+        state = service.health()
+        return JSONResponse(state, 200 if state["status"] == "ready" else 503)
+
+    return health
+
+
+def _status(service: Service) -> str:
+    """Return the model, and whether it is loaded, for the header."""
+    state = service.health()
+    words = {
+        "loading": "loading {model} …",
+        "ready": "{model} on {device}, {dtype}",
+        "failed": "{model} cannot be loaded: {error}",
+    }[state["status"]].format(**state)
+    return f'<p class="{state["status"]}" role="status">{escape(words)}</p>'

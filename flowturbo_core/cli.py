@@ -1,8 +1,6 @@
-"""The command line: `python -m flowturbo_core {sample,train,convert,models,bench}`."""
+"""The command line: `python -m flowturbo_core --help` lists what it does."""
 
 import json
-import re
-import sys
 import warnings
 import zipfile
 from enum import StrEnum
@@ -14,28 +12,24 @@ import numpy as np
 import torch
 import typer
 
-from flowturbo_core.devices import resolve_device, resolve_dtype
+from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
 from flowturbo_core.evaluation import speed
 from flowturbo_core.evaluation.speed import random_pipeline, write_json
+from flowturbo_core.metadata import Settings, safe_name
 from flowturbo_core.models.bundle import bundle_postcards
-from flowturbo_core.models.catalog import DEFAULT_MODEL, MODELS_FOLDER, bundled_models
+from flowturbo_core.models.catalog import (
+    DEFAULT_MODEL,
+    MODELS_FOLDER,
+    ModelDescription,
+    bundled_models,
+)
+from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.convert import convert_sit
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.training import commands
-
-UsageError = typer.BadParameter.__base__  # of a wrong option or value, as typer raises it
+from flowturbo_core.usage import number, run
 
 app = typer.Typer(add_completion=False, help=__doc__)
-
-
-def _number(text: str | float) -> int | float | str:
-    """Read a number; what is none is left to the request, which refuses it by value."""
-    for kind in (int, float):
-        try:
-            return kind(str(text))
-        except ValueError:
-            continue
-    return text
 
 
 Model = Annotated[str, typer.Option(help="A bundled model's name, or a model folder.")]
@@ -60,11 +54,11 @@ def sample(
         str | None, typer.Option(help="Labels or names, separated by commas; default: one of each.")
     ] = None,
     guidance_scale: Annotated[
-        float | None, typer.Option(parser=_number, help="1 is no guidance.")
+        float | None, typer.Option(parser=number, help="1 is no guidance.")
     ] = None,
-    num_images: Annotated[int, typer.Option(parser=_number, help="Images for each label.")] = 1,
+    num_images: Annotated[int, typer.Option(parser=number, help="Images for each label.")] = 1,
     seed: Annotated[
-        int, typer.Option(parser=_number, help="Image k draws its noise from seed + k.")
+        int, typer.Option(parser=number, help="Image k draws its noise from seed + k.")
     ] = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -88,12 +82,16 @@ def sample(
         _check_folder(save_latents.parent)
     output = pipeline.finish(pipeline.job(request, latents=noise), request.plan)
     output_dir.mkdir(parents=True, exist_ok=True)
+    asked = Settings.of(ModelDescription.read(model).name, request, pipeline.class_names)
     files = []
-    for k, (label, image) in enumerate(zip(request.labels, output.images, strict=True)):
-        name = re.sub(r"[^\w-]+", "-", pipeline.class_names[label]).strip("-")[:60]
-        source = "latents" if noise is not None else f"seed{request.seed + k}"
-        files.append(str(output_dir / f"{k:03d}-{name}-{source}.png"))
-        image.save(files[-1])
+    for k, image in enumerate(output.images):
+        settings = asked.of_picture(k)
+        if noise is None:
+            name, info = settings.file_name, settings.png_info(VERSIONS)
+        else:  # no seed makes this picture again
+            name, info = f"{safe_name(settings.class_names[0])}-latents", None
+        files.append(str(output_dir / f"{k:03d}-{name}.png"))
+        image.save(files[-1], pnginfo=info)
     if save_latents is not None:
         save_latents.parent.mkdir(parents=True, exist_ok=True)
         with save_latents.open("wb") as stream:  # np.save would add .npy to a name without
@@ -196,6 +194,17 @@ def convert(
 
 
 @app.command()
+def class_pictures(
+    model: Model = DEFAULT_MODEL, device: Device = None, dtype: Dtype = None
+) -> None:
+    """Let a model make the picture of each of its classes that the page shows to choose by."""
+    target = resolve_device(device)
+    description = ModelDescription.read(model)
+    pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
+    print(f"wrote {write_class_pictures(pipeline, description.folder).file}")
+
+
+@app.command()
 def bundle(
     autoencoder: Annotated[Path, typer.Option(help="Trained autoencoder, a model folder.")],
     predictor: Annotated[Path, typer.Option(help="Trained predictor, a model folder.")],
@@ -264,11 +273,4 @@ def main() -> None:
     # A person reads one sentence: what libraries say of the same mistake would drown it.
     diffusers.utils.logging.set_verbosity(diffusers.utils.logging.CRITICAL)
     warnings.simplefilter("ignore")
-    try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except UsageError as error:
-        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
-        sys.exit(2)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(app)

@@ -4,7 +4,7 @@ Every refusal is a ValueError of one sentence with the offending value and what 
 """
 
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from flowturbo_core.plan import SamplePlan
@@ -51,12 +51,14 @@ class ClassConditionalRequest:
 
         A class label is a whole number or one of the names.
         """
-        if isinstance(class_labels, bytes | dict):
-            raise ValueError(f"class_labels must be labels or names, not {brief(class_labels)}")
         if isinstance(class_labels, str | numbers.Real):
             class_labels = [class_labels]
-        if not isinstance(class_labels, Iterable):
-            raise ValueError(f"class_labels must be labels or names, not {brief(class_labels)}")
+        # Bytes would be numbers, and neither a mapping nor a set has an order of its images.
+        ordered = not isinstance(class_labels, bytes | bytearray | Mapping | Set)
+        if not (ordered and isinstance(class_labels, Iterable)):
+            raise ValueError(
+                f"class_labels must be a list of labels or names, not {brief(class_labels)}"
+            )
         labels = tuple(class_label(label, class_names) for label in class_labels)
         if not labels:
             raise ValueError("choose at least one class; the list of classes is empty")
@@ -112,6 +114,30 @@ def class_label(value: object, class_names: Sequence[str]) -> int:
                 f"class {brief(value)} is not known; the classes are {', '.join(class_names)}"
             ) from None
     return whole_number("class label", value, 0, len(class_names) - 1)
+
+
+def check_class_names(class_names: object) -> None:
+    """Raise ValueError unless these are texts that requests can tell apart, and from labels."""
+    if isinstance(class_names, str | bytes) or not isinstance(class_names, Sequence):
+        raise ValueError(f"class_names must be a list of names, not {brief(class_names)}")
+    seen = set()
+    for name in class_names:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"each of the class_names must be a text, not {brief(name)}")
+        if _is_whole_number(name):
+            raise ValueError(f"{brief(name)} in class_names would be mistaken for a label")
+        known_as = name.strip().lower()  # as a request looks it up
+        if known_as in seen:
+            raise ValueError(f"{brief(name)} is in class_names twice")
+        seen.add(known_as)
+
+
+def _is_whole_number(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
 
 
 def brief(value: object) -> str:

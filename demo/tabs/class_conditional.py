@@ -4,20 +4,20 @@ from collections.abc import Callable, Iterator
 
 import gradio as gr
 
-from demo import controls
+from demo import controls, wiring
+from demo.class_picker import ClassPicker
 from demo.service import Service
+from flowturbo_core.metadata import Settings
 
 
 def build(service: Service, page: gr.Blocks) -> None:
     """Add the tab's controls and pictures to `page`, served by `service`."""
     with gr.Row(elem_classes="workbench"):
         with gr.Column(scale=2, min_width=320):
-            classes = gr.Dropdown(
+            classes = ClassPicker(
                 service.class_names,
-                value=list(service.default_settings.class_names),
-                multiselect=True,
-                label="Classes",
-                elem_classes="classes",
+                service.model.class_pictures,
+                service.default_settings.class_names,
             )
             plan = controls.plan_controls(service)
             with gr.Group():
@@ -28,13 +28,27 @@ def build(service: Service, page: gr.Blocks) -> None:
         with gr.Column(scale=3, min_width=320):
             results = controls.results()
             visit = controls.visit_controls()
-    inputs = controls.Inputs(classes, *plan.sliders, guidance_scale, num_images, *seed)
-    controls.connect(service, handler(service), inputs, plan, buttons, results)
-    controls.connect_visit(page, service, inputs, results, visit)
+    # In the order in which the handler takes them.
+    inputs = [classes, *plan.sliders, guidance_scale, num_images, *seed]
+
+    def values_of(settings: Settings) -> tuple:
+        return (
+            list(settings.class_names),
+            *service.counts_of(settings),
+            settings.guidance_scale,
+            settings.num_images,
+            settings.seed,
+            False,
+        )
+
+    ask = service.generate_class_conditional
+    wiring.connect(service, ask, inputs, plan, buttons, results)
+    wiring.publish(handler(service), inputs)
+    wiring.connect_visit(page, service, values_of, inputs, plan, results, visit)
 
 
 def handler(service: Service) -> Callable[..., Iterator[tuple]]:
-    """Return what Generate calls."""
+    """Return what programs call; its docstring documents the API, to people and to MCP."""
 
     def generate_class_conditional(
         class_names,
@@ -45,7 +59,6 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
         num_images,
         seed,
         randomise,
-        request: gr.Request = None,
     ):
         """Generate images of classes; streams a preview after every block, then the result.
 
@@ -58,14 +71,13 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             num_images: images of each class, a whole number from 1 to 8.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
-            request: who asks; the server knows.
 
         Returns:
-            The pictures with their classes, the readout (HTML), the seed that was used, the
-            trajectory (HTML) and, at the end, a record: settings, times in milliseconds,
-            evaluations, speed-up.
+            The pictures with their classes (PNG, with their settings in them) and, at the end, a
+            record: settings, times in milliseconds, evaluations, speed-up.
         """
-        yield from controls.shown(
+        yield from wiring.answered(
+            service,
             service.generate_class_conditional,
             class_names,
             heun,
@@ -75,7 +87,6 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             num_images,
             seed,
             randomise,
-            None if request is None else request.session_hash,
         )
 
     return generate_class_conditional

@@ -14,6 +14,7 @@ from diffusers import ModelMixin
 
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
+from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import load_model, read_record
 from flowturbo_core.pipelines.base import CATALOGUE
@@ -104,6 +105,7 @@ def _write_class_conditional(
         **settings,
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    write_class_pictures(pipeline, folder)
     text = _FRONT_MATTER.format(tags="flow-matching, SiT, FlowTurbo", title="Postcards SiT")
     text += (
         f"A class-conditional SiT velocity predictor ({_parameters(pipeline.predictor)}) and its "

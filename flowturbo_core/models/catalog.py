@@ -1,9 +1,105 @@
-"""Which models exist, and where their weights are."""
+"""Which models exist, where their weights are, and what they say of themselves.
 
+Nothing here reads weights or imports torch: a page can be built before either is loaded.
+"""
+
+import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
+
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, check_class_names, real_number
 
 MODELS_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
 DEFAULT_MODEL = "postcards-sit"
+# What a pipeline and a page take where a model's index is silent.
+DEFAULT_PLAN = "H8"
+DEFAULT_GUIDANCE_SCALE = 1.5
+
+
+@dataclass(frozen=True)
+class ClassPictures:
+    """One picture a class, laid out in rows in one file.
+
+    Args:
+        file: the picture of them all.
+        columns: how many there are in a row.
+        rows: how many rows there are.
+    """
+
+    file: Path
+    columns: int
+    rows: int
+
+    @classmethod
+    def of(cls, folder: Path, num_classes: int) -> Self:
+        """Return where the pictures of a model with `num_classes` classes are, or would be."""
+        columns = math.ceil(math.sqrt(num_classes))
+        return cls(folder / "classes.webp", columns, -(-num_classes // columns))
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a class-conditional model says of itself in its folder.
+
+    Args:
+        name: what people call it: its name in the catalogue, or its folder's.
+        folder: where it is.
+        class_names: the name of each class, label 0 first.
+        has_refiner: whether it can take refiner steps.
+        default_plan: the plan where none is given.
+        default_guidance_scale: the guidance scale where none is given.
+    """
+
+    name: str
+    folder: Path
+    class_names: tuple[str, ...]
+    has_refiner: bool
+    default_plan: str
+    default_guidance_scale: float
+
+    @classmethod
+    def read(cls, name_or_path: str | Path) -> Self:
+        """Read the index of a bundled model, by name, or of a folder.
+
+        Raises ValueError, naming the folder, if it does not describe such a model.
+        """
+        folder = model_folder(name_or_path)
+        index = read_index(folder, "ClassConditionalPipeline")
+        try:
+            check_class_names(index.get("class_names"))
+            return cls(
+                folder.resolve().name,
+                folder,
+                tuple(index["class_names"]),
+                "refiner" in index,
+                str(SamplePlan.parse(index.get("default_plan", DEFAULT_PLAN))),
+                real_number(
+                    "default_guidance_scale",
+                    index.get("default_guidance_scale", DEFAULT_GUIDANCE_SCALE),
+                    0,
+                    MAX_GUIDANCE_SCALE,
+                ),
+            )
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+
+    @property
+    def card(self) -> str:
+        """The model card, in Markdown, without its front matter; empty where there is none."""
+        file = self.folder / "README.md"
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        if text.startswith("---\n"):
+            text = text.partition("\n---\n")[2]
+        return text.strip()
+
+    @property
+    def class_pictures(self) -> ClassPictures | None:
+        """A picture of each class, made by the model; None where nobody had them made."""
+        pictures = ClassPictures.of(self.folder, len(self.class_names))
+        return pictures if pictures.file.is_file() else None
 
 
 def bundled_models() -> tuple[str, ...]:
@@ -24,3 +120,28 @@ def model_folder(name_or_path: str | Path) -> Path:
         f"there is no model {str(name_or_path)!r}: it is neither a folder nor one of the bundled "
         f"models, {', '.join(bundled_models())}"
     )
+
+
+def read_index(folder: Path, class_name: str) -> dict[str, Any]:
+    """Return the `model_index.json` of a folder that must describe a pipeline `class_name`."""
+    file = folder / "model_index.json"
+    index = read_json(file)
+    if index.get("_class_name") != class_name:
+        raise ValueError(f"{file} describes {brief(index.get('_class_name'))}, not a {class_name}")
+    return index
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in `file`; raises ValueError, naming it, for anything else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is missing or no JSON: {in_short(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def in_short(error: Exception) -> str:
+    """Return what a library says of a failure, on one line and cut to 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flowturbo_core.models.catalog import in_short, read_json
 from flowturbo_core.requests import brief, whole_number
 
 # Of the weights that ship: a repository of small files stays easy to push and to fetch.
@@ -93,17 +94,6 @@ def named_class(folder: Path) -> str:
     return name
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the JSON object in `file`; raises ValueError, naming it, for anything else."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is missing or no JSON: {_in_short(error)}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object, not a {type(content).__name__}")
-    return content
-
-
 def _without_weights(model_class: type[Model], folder: Path) -> Model:
     """Build what the config describes with no memory for its weights, which may not fit."""
     file, name = folder / "config.json", named_class(folder)
@@ -115,7 +105,7 @@ def _without_weights(model_class: type[Model], folder: Path) -> Model:
         with torch.device("meta"):
             return model_class.from_config(config)
     except Exception as error:  # noqa: BLE001 - wrong values fail in every way there is
-        raise ValueError(f"{file} describes no {name}: {_in_short(error)}") from error
+        raise ValueError(f"{file} describes no {name}: {in_short(error)}") from error
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -145,7 +135,7 @@ def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
                     )
                 shapes[_current(name)] = tuple(tensor.get_shape())
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is truncated or damaged: {_in_short(error)}") from error
+        raise ValueError(f"{file} is truncated or damaged: {in_short(error)}") from error
     return shapes
 
 
@@ -160,7 +150,3 @@ def _current(name: str) -> str:
     for old, new in _RENAMED.items():
         name = name.replace(old, new)
     return name
-
-
-def _in_short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

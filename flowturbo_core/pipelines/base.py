@@ -23,9 +23,15 @@ from flowturbo_core.models.autoencoder import (
     latent_statistics,
     not_finite,
 )
-from flowturbo_core.models.catalog import bundled_models, model_folder
+from flowturbo_core.models.catalog import (
+    DEFAULT_GUIDANCE_SCALE,
+    DEFAULT_PLAN,
+    bundled_models,
+    model_folder,
+    read_index,
+)
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import load_model, named_class, read_json, save_model
+from flowturbo_core.models.storage import load_model, named_class, save_model
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
 from flowturbo_core.sampler import Job, Step, build_steps, sample
@@ -106,8 +112,8 @@ class FlowPipeline:
         predictor: ModelMixin,
         vae: AutoencoderKL,
         refiner: ModelMixin | None = None,
-        default_plan: str = "H8",
-        default_guidance_scale: float = 1.5,
+        default_plan: str = DEFAULT_PLAN,
+        default_guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
     ):
         self.predictor, self.vae, self.refiner = predictor, vae, refiner
         self.default_plan = str(SamplePlan.parse(default_plan))
@@ -128,9 +134,13 @@ class FlowPipeline:
         return self.predictor.dtype
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
+        self,
+        device: torch.device | torch.dtype | str | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> Self:
-        """Move every model to `device` and to `dtype`, where given."""
+        """Move every model to `device` and `dtype`, where given; a dtype alone may come first."""
+        if isinstance(device, torch.dtype) and dtype is None:
+            device, dtype = None, device
         device = None if device is None else resolve_device(str(device))
         dtype = None if dtype is None else _number_format(dtype)
         for model in (self.predictor, self.vae, self.refiner):
@@ -244,7 +254,7 @@ class FlowPipeline:
         if not isinstance(name_or_path, str | Path):
             raise ValueError(f"a model is a name or a folder's path, not {brief(name_or_path)}")
         folder = model_folder(name_or_path)
-        index = _read_index(folder, cls.__name__)
+        index = read_index(folder, cls.__name__)
         parts = {
             name: _load_component(folder, name, value)
             for name, value in index.items()
@@ -281,14 +291,6 @@ class FlowPipeline:
         settings = (*self.REQUIRED_SETTINGS, *self.SETTINGS)
         index |= {name: getattr(self, name) for name in settings}
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _read_index(folder: Path, class_name: str) -> dict[str, Any]:
-    file = folder / "model_index.json"
-    index = read_json(file)
-    if index.get("_class_name") != class_name:
-        raise ValueError(f"{file} describes {brief(index.get('_class_name'))}, not a {class_name}")
-    return index
 
 
 def _load_component(folder: Path, name: str, entry: object) -> ModelMixin:

@@ -1,16 +1,17 @@
 """Images of a class: a SiT, perhaps its refiner, and an autoencoder."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from flowturbo_core.models.catalog import DEFAULT_GUIDANCE_SCALE, DEFAULT_PLAN
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.base import FlowPipeline, Output, Progress
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import ClassConditionalRequest, brief
+from flowturbo_core.requests import ClassConditionalRequest, brief, check_class_names
 from flowturbo_core.sampler import Job
 from flowturbo_core.tasks import generate, initial_noise
 
@@ -42,11 +43,11 @@ class ClassConditionalPipeline(FlowPipeline):
         vae: AutoencoderKL,
         class_names: Sequence[str],
         refiner: SiTRefiner | None = None,
-        default_plan: str = "H8",
-        default_guidance_scale: float = 1.5,
+        default_plan: str = DEFAULT_PLAN,
+        default_guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
     ):
         super().__init__(predictor, vae, refiner, default_plan, default_guidance_scale)
-        _check_names(class_names)
+        check_class_names(class_names)
         self.class_names = list(class_names)
         if len(self.class_names) != predictor.config.num_classes:
             raise ValueError(
@@ -63,11 +64,6 @@ class ClassConditionalPipeline(FlowPipeline):
         seed: int = 0,
     ) -> ClassConditionalRequest:
         """Validate what a person asked for; None takes the model's default."""
-        # Bytes would be numbers, and neither a mapping nor a set has an order of its images.
-        if isinstance(class_labels, bytes | bytearray | Mapping | Set):
-            raise ValueError(
-                f"class_labels must be a list of labels or names, not {brief(class_labels)}"
-            )
         return ClassConditionalRequest.create(
             class_labels,
             self.default_plan if plan is None else plan,
@@ -145,29 +141,6 @@ class ClassConditionalPipeline(FlowPipeline):
         """
         request = self.request(class_labels, plan, guidance_scale, num_images, seed)
         return self.finish(self.job(request, generator, latents), request.plan, output_type)
-
-
-def _check_names(class_names: object) -> None:
-    if isinstance(class_names, str | bytes) or not isinstance(class_names, Sequence):
-        raise ValueError(f"class_names must be a list of names, not {brief(class_names)}")
-    seen = set()
-    for name in class_names:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"each of the class_names must be a text, not {brief(name)}")
-        if _is_whole_number(name):
-            raise ValueError(f"{brief(name)} in class_names would be mistaken for a label")
-        known_as = name.strip().lower()  # as a request looks it up
-        if known_as in seen:
-            raise ValueError(f"{brief(name)} is in class_names twice")
-        seen.add(known_as)
-
-
-def _is_whole_number(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _given_noise(latents: object, shape: tuple[int, ...]) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from flowturbo_core.metadata import Settings
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from tests.conftest import tiny_pipeline
 
@@ -98,6 +99,27 @@ def test_several_images_a_label(sample):
     assert summary["num_images"] == len(set(names)) == 4
     for name, subject, seed in zip(names, (2, 2, 0, 0), (5, 6, 7, 8), strict=True):
         assert f"subject-{subject}" in name and f"seed{seed}" in name
+
+
+def test_a_picture_carries_what_makes_it_again(sample, tmp_path):
+    done = sample("--class-labels", "2,1", "--seed", 5, "--plan", "H1P1")
+    first, second = json.loads(done.out.splitlines()[-1])["files"]
+    settings = Settings.from_png(second)
+    assert settings == Settings("tiny", ("subject 1",), "H1P1", 1.5, 1, 6)
+    again = sample(
+        "--class-labels", settings.class_names[0], "--plan", settings.plan,
+        "--guidance-scale", settings.guidance_scale, "--seed", settings.seed,
+        "--output-dir", tmp_path / "again",
+    )  # fmt: skip
+    (remade,) = json.loads(again.out.splitlines()[-1])["files"]
+    assert np.array_equal(Image.open(second), Image.open(remade))
+    assert Settings.from_png(first).seed == 5
+
+
+def test_pictures_of_classes(command_line, pipeline_folder):
+    done = command_line("class-pictures", "--model", pipeline_folder, "--device", "cpu")
+    assert done.code == 0, done.err
+    assert (pipeline_folder / "classes.webp").stat().st_size > 100
 
 
 def test_latents_go_in_and_come_out(sample, tmp_path, pipeline):

@@ -59,19 +59,24 @@ def postcards_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def service(postcards_folder):
     """Return the service of the tiny model."""
-    return Service.load(str(postcards_folder), "cpu", "float32")
+    service = Service.load(str(postcards_folder), "cpu", "float32")
+    service.wait()
+    return service
 
 
 @pytest.fixture(scope="session")
 def serve():
-    """Return a function that serves the page of a service and returns its address."""
+    """Return a function that serves the page of a service, with options of `launch`."""
     pages = []
 
-    def start(service):
+    def start(service, **options):
         page = ui.build(service)
         pages.append(page)
         _, address, _ = page.queue(max_size=20).launch(
-            server_port=free_port(), prevent_thread_lock=True, quiet=True, **ui.LAUNCH
+            server_port=free_port(),
+            prevent_thread_lock=True,
+            quiet=True,
+            **ui.launch_options(service),
         )
         return address
 

@@ -1,5 +1,8 @@
 """`python app.py` as a person starts it."""
 
+import asyncio
+import importlib.util
+import json
 import os
 import re
 import socket
@@ -11,8 +14,11 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 
 import app
+from flowturbo_core import usage
 from tests.demo.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -101,31 +107,83 @@ def test_a_busy_port_is_one_sentence():
             assert ended.stderr == expected and ended.stdout == ""
 
 
-def test_a_wrong_device_is_one_sentence():
-    ended = run("--port", free_port(), "--device", "tpu")
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--device", "tpu", "device 'tpu' is not on this machine; it has cpu"),
+        ("--dtype", "int4", "dtype 'int4' is not known; it can be float32, bfloat16, float16"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_ends_the_program_with_one_sentence(option, value, sentence):
+    ended = run("--port", free_port(), option, value)
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: device 'tpu' is not on this machine; it has cpu")
+    assert ended.stderr.startswith(f"error: {sentence}")
     assert ended.stderr.count("\n") == 1
+
+
+def call(name, arguments, address):
+    """Call an MCP tool as a program that speaks the protocol does; return what it gives."""
+
+    async def converse():
+        async with (
+            streamablehttp_client(f"{address}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            return tools, await session.call_tool(name, arguments)
+
+    return asyncio.run(converse())
+
+
+def test_the_api_is_served_as_mcp_tools(postcards_folder):
+    options = ("--model", postcards_folder, "--device", "cpu", "--dtype", "float32")
+    with started("--port", free_port(), "--mcp", *options) as address:
+        name = "generate_class_conditional"
+        arguments = QUICK | {"guidance_scale": 1, "num_images": 1, "seed": 3, "randomise": False}
+        (tool,), answer = call(name, arguments, address)
+        assert tool.name == name
+        assert "a whole number from 0 to 24" in json.dumps(tool.inputSchema)
+        assert not answer.isError
+        said = json.dumps([part.model_dump(mode="json") for part in answer.content])
+        assert "H1" in said and "seed3.png" in said
+        _, refused = call(name, arguments | {"heun": 99}, address)
+        assert refused.isError
+        assert "from 0 to 24, not 99" in refused.content[0].text
+
+
+def test_mcp_without_its_package_is_one_sentence(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n == "mcp" else find(n, *a)
+    )
+    said = refusal(monkeypatch, capsys, "--mcp")
+    assert said == "error: --mcp needs a package: pip install -r requirements-mcp.txt\n"
+
+
+def refusal(monkeypatch, capsys, arguments):
+    """Return what the program says of a mistake, in one line, before it ends with code 2."""
+    port = "" if "--port" in arguments else f"--port {free_port()}"
+    monkeypatch.setattr(sys, "argv", ["app.py", *arguments.split(), *port.split()])
+    with pytest.raises(SystemExit) as ended:
+        usage.run(app.main)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    return said
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("--dtype int4 --device cpu", "dtype 'int4' is not known"),
         ("--model no-such --device cpu", "there is no model 'no-such'"),
-        ("--port 70000", "--port: must be whole, from 1 to 65535, not '70000'"),
-        ("--port -1", "--port: must be whole, from 1 to 65535, not '-1'"),
-        ("--queue-size 0", "--queue-size: must be whole, from 1 to 1000, not '0'"),
-        ("--queue-size 2.5", "must be whole, from 1 to 1000, not '2.5'"),
+        ("--port 70000", "port must be a whole number from 1 to 65535, not 70000"),
+        ("--port -1", "port must be a whole number from 1 to 65535, not -1"),
+        ("--port http", "port must be a whole number from 1 to 65535, not 'http'"),
+        ("--queue-size 0", "queue size must be a whole number from 1 to 1000, not 0"),
+        ("--queue-size 2.5", "queue size must be a whole number from 1 to 1000, not 2.5"),
         ("--host 256.0.0.1", "cannot listen on 256.0.0.1:"),
-        ("--colour red", "unrecognized arguments: --colour red"),
+        ("--colour red", "No such option: --colour"),
     ],
 )
 def test_a_mistake_is_one_sentence(monkeypatch, capsys, arguments, sentence):
-    port = "" if "--port" in arguments else f"--port {free_port()}"
-    monkeypatch.setattr(sys, "argv", ["app.py", *arguments.split(), *port.split()])
-    with pytest.raises(SystemExit) as ended:
-        app.main()
-    said = capsys.readouterr().err
-    assert ended.value.code == 2
-    assert sentence in said and said.startswith("error: ") and said.count("\n") == 1
+    assert sentence in refusal(monkeypatch, capsys, arguments)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import threading
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -10,12 +11,15 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from demo.metadata import Settings
+from demo.engine import Engine
 from demo.service import Service
-from flowturbo_core.models.catalog import DEFAULT_MODEL, bundled_models
+from flowturbo_core.data.postcards import CLASSES
+from flowturbo_core.metadata import Settings
+from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription, bundled_models
 
 pytestmark = pytest.mark.browser
 
@@ -57,6 +61,17 @@ WATCH_STOP = """(stop) => {
 }"""
 
 
+# Drops a file with these bytes on the middle of the page.
+DROP = """(bytes) => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([new Uint8Array(bytes)], "a.png", { type: "image/png" }));
+    for (const kind of ["dragover", "drop"]) {
+        const options = { dataTransfer, bubbles: true, cancelable: true };
+        document.querySelector(".gallery").dispatchEvent(new DragEvent(kind, options));
+    }
+}"""
+
+
 @pytest.fixture(scope="module")
 def browser():
     assert CHROMIUM.exists(), f"there is no {CHROMIUM}: apt-get install chromium"
@@ -69,9 +84,10 @@ def browser():
 class Visit:
     """One page, and everything it did that it should not."""
 
-    def __init__(self, browser, address, size):
+    def __init__(self, browser, address, size, colours="light"):
         self.complaints = []
-        self.page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        viewport = {"width": size[0], "height": size[1]}
+        self.page = browser.new_page(viewport=viewport, color_scheme=colours)
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -80,9 +96,10 @@ class Visit:
         self.page.goto(address)
         self.generate = self.page.get_by_role("button", name="Generate")
         self.stop = self.page.get_by_role("button", name="Stop")
+        self.restore = self.page.locator("input[type=file]:has(+ .restore)")
         self.readout = self.page.locator(".card")
         self.pictures = self.page.locator(".gallery img")
-        self.seed = self.page.get_by_label("Seed")
+        self.seed = self.page.get_by_label("Seed", exact=True)
         self.live = self.page.get_by_label("Live")
         expect(self.generate).to_be_enabled(timeout=PATIENCE_MS)
         self.live.uncheck()
@@ -128,12 +145,22 @@ class Visit:
             expect(number).to_have_value(str(value), timeout=PATIENCE_MS)
 
     def choose_classes(self, *names):
-        self.page.get_by_label("Clear").or_(self.page.get_by_title("Clear")).first.click()
-        field = self.page.get_by_label("Classes")
+        self.page.get_by_role("button", name="None", exact=True).click()
         for name in names:
-            field.fill(name)
-            self.page.get_by_role("option", name=name, exact=True).click()
-        field.press("Escape")
+            self.tile(name).click()
+        self.chosen(*names)
+
+    def tile(self, name):
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def choose_preset(self, plan):
+        self.page.locator(".preset").get_by_text(plan, exact=True).click()
+
+    def chosen(self, *names):
+        """Expect these classes, in any order, to be marked as chosen."""
+        marked = self.page.locator(".tile[aria-pressed=true]")
+        expect(marked).to_have_count(len(names), timeout=PATIENCE_MS)
+        assert sorted(marked.all_inner_texts()) == sorted(names)
 
     def expect_cost(self, text):
         expect(self.page.locator(".cost")).to_contain_text(text, timeout=PATIENCE_MS)
@@ -179,7 +206,7 @@ def computed(service, monkeypatch):
 
 def test_from_choosing_to_pictures(visit):
     visit.choose_classes("cat", "fish")
-    visit.page.get_by_text("H2P4R2", exact=True).click()
+    visit.choose_preset("H2P4R2")
     visit.slides_at(heun=2, pseudo=4, refiner=2)
     visit.expect_cost("H2P4R2 8 blocks, 8 predictor + 4 refiner evaluations")
     visit.page.locator(".heun input[type=range]").press("ArrowRight")
@@ -188,7 +215,9 @@ def test_from_choosing_to_pictures(visit):
 
     visit.page.evaluate(WATCH)
     visit.run()
-    visit.expect_readout(r"ms / image.*× as fast as H9 \(.* ms\).*H3P4R2 · sampling .* \+ decoding")
+    visit.expect_readout(
+        r"ms / image.*× as fast as H9 \(≈ .* ms\).*H3P4R2 · sampling .* \+ decoding"
+    )
     expect(visit.pictures).to_have_count(2)
     assert [picture.get_attribute("alt") for picture in visit.pictures.all()] == ["cat", "fish"]
     assert visit.pictures.first.evaluate("async (i) => (await i.decode(), i.naturalWidth)") == 128
@@ -238,7 +267,7 @@ def test_a_refusal_is_said_and_the_page_goes_on(visit):
     visit.generate.click()
     visit.expect_toast("A plan needs at least one step")
     expect(visit.generate).to_be_enabled()
-    visit.page.get_by_text("H8", exact=True).click()
+    visit.choose_preset("H8")
     visit.expect_cost("H8 8 blocks, 16 predictor evaluations")
     visit.run()
     visit.expect_readout("H8 · .* 16 predictor evaluations(?! [+])")
@@ -262,7 +291,7 @@ def test_a_slider_let_go_samples_again_with_the_same_seed(browser, address, comp
     steps = visit.drag("heun", 3)
     visit.expect_readout(f"H{steps} · ")
     expect(visit.generate).to_be_enabled()
-    visit.page.get_by_text("H1P5R3", exact=True).click()
+    visit.choose_preset("H1P5R3")
     visit.expect_readout("H1P5R3 · ")
     assert visit.seed.input_value() == seed
     visit.live.uncheck()
@@ -307,7 +336,7 @@ def test_an_address_a_picture_and_a_run_bring_their_settings_back(browser, addre
         assert json.loads(archive.read("settings.json"))["seed"] == 3
     assert len(names) == 2 + 1
 
-    visit.page.locator(".drop input[type=file]").set_input_files(made)
+    visit.restore.set_input_files(made)
     visit.slides_at(**first | {"images": 1})  # that picture alone
     expect(visit.seed).to_have_value("9")
     visit.run()
@@ -316,7 +345,8 @@ def test_an_address_a_picture_and_a_run_bring_their_settings_back(browser, addre
     one, other = (Image.open(BytesIO(content)) for content in (made.read_bytes(), again))
     assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2
 
-    visit.page.locator(".visit button").last.click()
+    visit.expect_toast("The settings are back")
+    visit.page.locator(".visit li button").last.click()
     visit.slides_at(**first)
     expect(visit.seed).to_have_value("7")
     assert visit.complaints == []
@@ -333,7 +363,7 @@ def test_hostile_settings_are_refused_in_a_sentence_and_nothing_else_happens(
     picture = tmp_path / "hostile.png"
     info = Settings(script, (script,), "H1", 1.5, 1, 0).png_info({})
     Image.new("RGB", (8, 8)).save(picture, pnginfo=info)
-    visit.page.locator(".drop input[type=file]").set_input_files(picture)
+    visit.restore.set_input_files(picture)
     visit.expect_toast("this page runs")
     assert visit.page.evaluate("window.hacked") is None
     visit.slides_at(heun=1, pseudo=5, refiner=3)
@@ -356,19 +386,176 @@ def test_a_closed_page_frees_the_accelerator(browser, address, computed):
     assert len(computed) < 56
 
 
-def test_screenshot(browser, address, serve, tmp_path):
+def test_a_slider_moved_by_key_is_live_and_an_empty_plan_is_passed_through(
+    browser, address, computed
+):
+    visit = Visit(browser, address, SIZES["desk"])
+    visit.slide(heun=1, pseudo=0, refiner=0)
+    visit.run()
+    visit.live.check()
+    done = len(computed)
+    track = visit.page.locator(".heun input[type=range]")
+    track.press("ArrowLeft")
+    visit.expect_cost("A plan needs at least one step")
+    visit.page.wait_for_timeout(500)
+    assert len(computed) == done
+    track.press("ArrowRight")
+    track.press("ArrowRight")
+    visit.expect_readout("H2 · ")
+    expect(visit.page.get_by_test_id("toast-body")).to_have_count(0)
+    assert visit.complaints == []
+    visit.page.close()
+
+
+def test_classes_are_found_by_name_and_chosen_all_at_once(visit):
+    search = visit.page.get_by_label("Search classes")
+    search.fill("  PLAN")
+    expect(visit.page.locator(".tile:visible")).to_have_text(["ringed planet"])
+    visit.page.get_by_role("button", name="None", exact=True).click()
+    visit.tile("ringed planet").click()
+    assert search.input_value() == "  PLAN"
+    search.fill("")
+    visit.chosen("ringed planet")
+    visit.page.get_by_role("button", name="One of each").click()
+    visit.chosen(*CLASSES)
+    visit.slide(heun=1, pseudo=0, refiner=0)
+    visit.run()
+    captions = [picture.get_attribute("alt") for picture in visit.pictures.all()]
+    assert sorted(captions) == sorted(CLASSES)
+    gallery = visit.page.locator(".gallery .grid-wrap")
+    assert gallery.evaluate("(box) => box.scrollHeight - box.clientHeight") <= 4  # all in sight
+    visit.page.get_by_role("button", name="None", exact=True).click()
+    visit.generate.click()
+    visit.expect_toast("Choose at least one class")
+
+
+def test_a_picture_dropped_anywhere_is_sampled_again_while_live(browser, address, tmp_path):
+    visit = Visit(browser, address, SIZES["desk"])
+    picture = tmp_path / "picture.png"
+    info = Settings("tiny-postcards", ("fish",), "H2P1R1", 2.5, 1, 7).png_info({})
+    Image.new("RGB", (8, 8)).save(picture, pnginfo=info)
+    visit.live.check()
+    visit.page.evaluate(DROP, list(picture.read_bytes()))
+    visit.expect_readout("H2P1R1 · ")
+    expect(visit.pictures).to_have_count(1)
+    visit.chosen("fish")
+    visit.page.wait_for_url("**class=fish&**seed=7")
+    assert visit.complaints == []
+    visit.page.close()
+
+
+def test_an_address_is_sampled_at_once(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}?class=cat&plan=H1P1&seed=5")
+    readout = page.locator(".card")
+    expect(readout).to_have_text(re.compile("H1P1 · "), timeout=PATIENCE_MS)
+    expect(page.locator(".gallery img")).to_have_attribute("alt", "cat")
+    page.close()
+
+
+def test_of_two_visitors_the_second_sees_its_place_and_is_served_next(browser, address):
+    first, second = (Visit(browser, address, SIZES["desk"]) for _ in range(2))
+    first.slide(heun=24, pseudo=24, refiner=8, images=8)
+    first.expect_cost("H24P24R8")
+    second.choose_classes("cat")
+    second.slide(heun=1, pseudo=0, refiner=0)
+    second.expect_cost("H1 1 block")
+    first.generate.click()
+    first.expect_readout("of 56 blocks")
+    second.generate.click()
+    waiting = second.page.locator(".readout .progress-text").first
+    expect(waiting).to_contain_text(re.compile(r"queue: 1/1"), timeout=PATIENCE_MS)
+    expect(second.readout).not_to_contain_text("of 56 blocks")
+    first.stop.click()
+    second.expect_readout("H1 · ")
+    expect(second.pictures).to_have_count(1)
+    first.expect_readout("Stopped")
+    for visit in (first, second):
+        assert visit.complaints == []
+        visit.page.close()
+
+
+def test_the_page_is_there_before_the_model(browser, serve, postcards_folder, tmp_path):
+    may_load = threading.Event()
+    description = ModelDescription.read(postcards_folder)
+
+    def load():
+        assert may_load.wait(120)
+        return Engine.load(description, "cpu", "float32")
+
+    address = serve(Service(description, load))
+    visit = Visit(browser, address, SIZES["desk"])
+    status = visit.page.locator(".status p")
+    expect(status).to_have_text("loading tiny-postcards …")
+    response = visit.page.request.get(f"{address}health")
+    assert (response.status, response.json()["status"]) == (503, "loading")
+    visit.slide(heun=1, pseudo=0, refiner=0)
+    visit.generate.click()
+    visit.expect_readout("Loading")
+    expect(visit.stop).to_be_enabled()
+    may_load.set()
+    visit.expect_readout("H1 · ")
+    expect(status).to_have_text("tiny-postcards on cpu, float32")
+    assert visit.page.request.get(f"{address}health").ok
+    assert visit.complaints == []
+    visit.page.close()
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_axe_finds_no_serious_violation(browser, address, size, colours):
+    visit = Visit(browser, address, SIZES[size], colours)
+    visit.slide(heun=2, pseudo=1, refiner=1)
+    visit.run()
+    expect(visit.page.locator(".visit li")).to_have_count(1)
+    expect(visit.page.locator("body")).to_have_class(
+        re.compile("dark") if colours == "dark" else re.compile("^(?!.*dark)")
+    )
+    found = serious_violations(visit.page)
+    visit.page.get_by_role("tab", name="About").click()
+    expect(visit.page.get_by_role("heading", name="Licence")).to_be_visible()
+    assert found + serious_violations(visit.page) == []
+    assert visit.complaints == [] and visit.sideways_scroll() == 0
+    visit.page.close()
+
+
+def serious_violations(page):
+    """Return what axe-core calls serious or critical, with the elements concerned."""
+    violations = Axe().run(page).response["violations"]
+    return [
+        (v["id"], [node["target"] for node in v["nodes"]])
+        for v in violations
+        if v["impact"] in ("serious", "critical")
+    ]
+
+
+SCREENSHOTS = {
+    "class_conditional": ("desk", "light"),
+    "class_conditional_dark": ("desk", "dark"),
+    "class_conditional_phone": ("telephone", "light"),
+}
+
+
+def test_screenshots(browser, address, serve, tmp_path):
     """Save what the README shows: the bundled model's pictures, or else the tiny one's noise."""
     if DEFAULT_MODEL in bundled_models():
         address = serve(Service.load())
     folder = Path(os.environ.get("FLOWTURBO_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
-    visit = Visit(browser, address, SIZES["desk"])
-    visit.seed.fill("0")
-    visit.run()
-    visit.live.check()
-    for picture in visit.pictures.all():
-        picture.evaluate("(image) => image.decode()")
-    visit.page.mouse.move(0, 0)
-    visit.page.screenshot(path=folder / "class_conditional.png", full_page=True)
-    assert visit.complaints == []
-    visit.page.close()
+    for name, (size, colours) in SCREENSHOTS.items():
+        visit = Visit(browser, address, SIZES[size], colours)
+        visit.seed.fill("0")
+        visit.run()
+        visit.choose_preset("H8")
+        visit.run()
+        visit.choose_preset("H1P5R3")
+        visit.run()
+        visit.live.check()
+        for picture in visit.pictures.all():
+            picture.evaluate("(image) => image.decode()")
+        visit.page.mouse.move(0, 0)
+        # As one sees it, but for what a page of its full height would have stick in the middle.
+        visit.page.add_style_tag(content=".run { position: static !important; }")
+        visit.page.screenshot(path=folder / f"{name}.png", full_page=True)
+        assert visit.complaints == []
+        visit.page.close()

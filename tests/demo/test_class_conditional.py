@@ -6,11 +6,13 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from demo import readout, service, ui
-from demo.metadata import Settings
+from demo import readout, service, ui, wiring
+from demo.events import Done, PlanSummary, Preview
 from demo.pictures import png_file
-from demo.service import Done, PlanSummary, Preview, Service
+from demo.service import Service
 from demo.tabs import class_conditional
+from flowturbo_core.metadata import Settings
+from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.requests import MAX_SEED
 from flowturbo_core.timing import Timing
 
@@ -25,25 +27,31 @@ DONE = Done(
     kinds="HP",
     settings=SETTINGS,
     heun_ms_per_image=73.04,
+    versions={"torch": "2"},
 )
+MODEL = ModelDescription("<fake>", Path("nowhere"), ("cat", "dog"), True, "H1P5R3", 1.5)
 
 
 class FakeService:
     """What a tab knows of the service, without a model."""
 
-    class_names = ["cat", "dog"]
+    model = MODEL
+    name, class_names, has_refiner = MODEL.name, MODEL.class_names, True
     presets = ["H8", "H1P5R3"]
     default_counts = (1, 5, 3)
-    default_guidance_scale = 1.5
     default_settings = SETTINGS
     note = ""
-    has_refiner = True
-    description = "<fake> on paper"
     describe_plan = staticmethod(Service.describe_plan)
     step_counts = staticmethod(Service.step_counts)
 
     def __init__(self, *events):
         self.events, self.asked, self.closed = events, None, False
+
+    def until_loaded(self):
+        return iter(())
+
+    def health(self):
+        return {"status": "ready", "model": self.name, "device": "paper", "dtype": "ink"}
 
     def generate_class_conditional(self, *asked):
         self.asked = asked
@@ -56,8 +64,21 @@ class FakeService:
             self.closed = True
 
 
+ASKED = (["cat"], 1, 5, 3, 1.5, 1, 0, False)
+
+
 def asked_of(fake):
-    return class_conditional.handler(fake)(["cat"], 1, 5, 3, 1.5, 1, 0, False)
+    return wiring.shown(fake, fake.generate_class_conditional, *ASKED, "visitor")
+
+
+def test_programs_get_pictures_and_a_record():
+    fake = FakeService(PREVIEW, DONE)
+    (preview, nothing), (((file, caption),), record) = class_conditional.handler(fake)(*ASKED)
+    assert nothing is None and [c for _, c in preview] == ["cat"]
+    assert caption == "cat" and Settings.from_png(file) == SETTINGS
+    assert Path(file).name == "cat-H1P5R3-seed5.png"
+    assert record["plan"] == "H1P5R3" and record["heun_ms_per_image"] == 73.04
+    assert fake.asked == ASKED
 
 
 def test_events_become_pictures_readout_and_seed():
@@ -71,8 +92,8 @@ def test_events_become_pictures_readout_and_seed():
     assert "<b>38.3</b> ms / image" in result
     assert "sampling 30.1 + decoding 8.2 ms" in result
     assert "7 predictor + 6 refiner evaluations" in result
-    assert "1.9× as fast as H9 (73.0 ms)" in result
-    assert fake.asked == (["cat"], 1, 5, 3, 1.5, 1, 0, False, None)
+    assert "1.9× as fast as H9 (≈ 73.0 ms)" in result
+    assert fake.asked == (["cat"], 1, 5, 3, 1.5, 1, 0, False, "visitor")
 
 
 def test_a_picture_is_written_once_and_whole(tmp_path, monkeypatch):
@@ -87,7 +108,7 @@ def test_a_picture_is_written_once_and_whole(tmp_path, monkeypatch):
 
 def test_a_plan_of_heun_alone_has_no_speed_up():
     plan = PlanSummary("H8", 8, 16, 0)
-    done = Done(PICTURES, ("cat",), Timing(1, (812.0,), 8.2), plan, "H", SETTINGS, None)
+    done = Done(PICTURES, ("cat",), Timing(1, (812.0,), 8.2), plan, "H", SETTINGS, None, {})
     *_, (_, result, *_) = asked_of(FakeService(PREVIEW, done))
     assert "<b>820</b>" in result and "16 predictor evaluations" in result
     assert "fast" not in result and "refiner" not in result
@@ -120,6 +141,7 @@ def test_closing_the_handler_closes_the_service():
 
 def test_only_a_readout_of_work_in_progress_has_a_bar():
     assert readout.BAR in readout.in_progress(PREVIEW)
+    assert readout.BAR in readout.loading()
     for html in (readout.idle(), readout.finished(DONE), readout.interrupted()):
         assert readout.BAR not in html
 
@@ -145,6 +167,6 @@ def test_the_page_stands_on_a_fake():
     assert generate.api_name == "generate_class_conditional"
     assert (generate.concurrency_id, generate.concurrency_limit) == ("gpu", 1)
     html = [b.value for b in page.blocks.values() if isinstance(b, gr.HTML)]
-    assert any("&lt;fake&gt; on paper" in text for text in html)
+    assert any("&lt;fake&gt; on paper, ink" in text for text in html if isinstance(text, str))
     tabs = [b.label for b in page.blocks.values() if isinstance(b, gr.Tab)]
-    assert tabs == ["Class-conditional"]
+    assert tabs == ["Class-conditional", "About"]

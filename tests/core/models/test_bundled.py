@@ -5,11 +5,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.data.scenes import SHEET_SEED, Scenes
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
-from flowturbo_core.models.catalog import MODELS_FOLDER, model_folder
+from flowturbo_core.models.catalog import MODELS_FOLDER, ModelDescription, model_folder
+from flowturbo_core.models.class_pictures import PIXELS
 from flowturbo_core.models.storage import load_model, read_record
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.training.autoencoder import measure
@@ -26,6 +28,13 @@ def test_the_folder_keeps_its_limits():
     files = [file for file in MODELS_FOLDER.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 96 * MIB
     assert max(file.stat().st_size for file in files) < 9.5 * MIB
+
+
+def test_every_class_has_its_picture():
+    pictures = ModelDescription.read("postcards-sit").class_pictures
+    with Image.open(pictures.file) as sheet:
+        assert sheet.size == (pictures.columns * PIXELS, pictures.rows * PIXELS)
+    assert pictures.columns * pictures.rows >= len(CLASSES)
 
 
 def test_the_autoencoder_keeps_28_db_on_unseen_scenes():

@@ -248,7 +248,7 @@ def test_overflow_in_float16_is_an_error(output_type):
     with torch.no_grad():  # well within float32, beyond 65504
         pipeline.predictor.final_layer.linear.bias += 1e6
     assert torch.isfinite(latents_of(pipeline, [0], "H1")).all()
-    pipeline.to(dtype=torch.float16)
+    pipeline.to(torch.float16)  # as torch's own, a dtype may come first
     with pytest.raises(FloatingPointError, match="float16"):
         pipeline([0], "H1", output_type=output_type)
 

@@ -1,10 +1,11 @@
-"""The settings of a picture: into a PNG and back, into the page's address and back.
+"""The settings of a picture: into a PNG and back, into a page's address and back.
 
 What comes back is somebody's text. It is read with limits on its size and checked type by type;
 what the values mean is then validated by the core, like any other request.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from flowturbo_core.requests import brief
+from flowturbo_core.requests import ClassConditionalRequest, brief
 
 VERSION = 1
 _KEY = "flowturbo"
@@ -42,10 +43,27 @@ class Settings:
     num_images: int
     seed: int
 
+    @classmethod
+    def of(cls, model: str, request: ClassConditionalRequest, class_names: Sequence[str]) -> Self:
+        """Return the settings of a request to a model with these classes."""
+        return cls(
+            model,
+            tuple(class_names[label] for label in request.class_labels),
+            str(request.plan),
+            request.guidance_scale,
+            request.num_images,
+            request.seed,
+        )
+
     def of_picture(self, index: int) -> Self:
         """Return the settings that make picture `index` of these alone."""
         name = self.class_names[index // self.num_images]
         return type(self)(self.model, (name,), self.plan, self.guidance_scale, 1, self.seed + index)
+
+    @property
+    def file_name(self) -> str:
+        """What to call the first picture's file, without its ending."""
+        return f"{safe_name(self.class_names[0])}-{safe_name(self.plan)}-seed{self.seed}"
 
     def png_info(self, versions: Mapping[str, str]) -> PngInfo:
         """Return the PNG text that carries these settings, with what made the picture."""
@@ -146,3 +164,8 @@ def _converted(name: str, text: str, kind: type) -> Any:
         return kind(text)
     except ValueError:
         raise ValueError(f"{name} must be {_IN_WORDS[kind]}, not {brief(text)}") from None
+
+
+def safe_name(text: str) -> str:
+    """Return `text` as a part of a file's name that every system takes."""
+    return re.sub(r"[^\w-]+", "-", text).strip("-")[:60]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from demo.metadata import VERSION, Settings
+from flowturbo_core.metadata import VERSION, Settings
 
 SETTINGS = Settings("postcards-sit", ("cat", "ringed planet"), "H1P5R3", 1.5, 3, 7)
 

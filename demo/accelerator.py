@@ -1,0 +1,113 @@
+"""The one thread that touches the device, and how what it makes reaches a slow consumer."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+# The page runs on the machine it measures. Encoding, sending and showing four previews beside the
+# blocks made those take twice as long on 2 cores, so the two take turns: blocks run undisturbed for
+# a while, then their previews are handed over, and the thread stands still until the consumer has
+# dealt with each, though no longer than its patience, and a browser has had time to show it.
+_UNDISTURBED_S = 1.0
+_PATIENCE_S = 0.25
+_SETTLING_S = 0.1
+
+
+@dataclass
+class _Task:
+    work: Callable[[], Iterator[Any]]
+    cancelled: Event
+    events: SimpleQueue = field(default_factory=SimpleQueue)
+    waiting: Event = field(default_factory=Event)  # the consumer has dealt with all it was given
+
+    def hand_over(self, held: list[Any]) -> None:
+        """Give the consumer what was held back, and time to deal with it."""
+        for event in held:
+            self.waiting.clear()
+            self.events.put(event)
+            if not self.cancelled.is_set():
+                self.waiting.wait(_PATIENCE_S)
+        self.cancelled.wait(_SETTLING_S * len(held))
+
+
+class Accelerator:
+    """The one thread that touches the device; what it is given waits its turn.
+
+    CUDA graphs may only be replayed on the thread that captured them, and Gradio advances
+    generators on any thread it likes.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        Thread(target=self._serve, name="accelerator", daemon=True).start()
+
+    def stream(self, work: Callable[[], Iterator[Any]], stop: Event | None = None) -> Iterator[Any]:
+        """Run the generator that `work` returns on the thread, and yield what it yields.
+
+        Closing this generator stops the work where it next yields; so does `stop`. A None from
+        the work only offers that chance and is not passed on. What the work raises is raised here.
+        """
+        task = _Task(work, Event() if stop is None else stop)
+        self._tasks.put(partial(self._finish, task))
+        try:
+            while True:
+                task.waiting.set()
+                event = task.events.get()
+                if event is None:
+                    return
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            task.cancelled.set()
+            task.waiting.set()
+
+    def submit(self, work: Callable[[], Any]) -> Future:
+        """Run `work` on the thread, in its turn; the future holds what it returns or raises."""
+        future: Future = Future()
+
+        def settle() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:  # for whoever asks for the result
+                future.set_exception(error)
+
+        self._tasks.put(settle)
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            self._tasks.get()()
+
+    def _finish(self, task: _Task) -> None:
+        try:
+            self._advance(task)
+            task.events.put(None)
+        except Exception as error:  # the request's own; the thread serves the next one
+            task.events.put(error)
+
+    @staticmethod
+    def _advance(task: _Task) -> None:
+        if task.cancelled.is_set():  # while it waited its turn
+            return
+        held: list[Any] = []
+        began = time.monotonic()
+        with closing(task.work()) as events:
+            try:
+                for event in events:
+                    if event is not None:
+                        held.append(event)
+                    if time.monotonic() - began >= _UNDISTURBED_S:
+                        task.hand_over(held)
+                        held, began = [], time.monotonic()
+                    if task.cancelled.is_set():
+                        return
+            finally:
+                for event in held:  # nothing is left to disturb
+                    task.events.put(event)

@@ -1,0 +1,111 @@
+"""Choosing classes by their pictures: a component of one button a class, with a search."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from flowturbo_core.models.catalog import ClassPictures
+
+# `names` are escaped already. Only what changes is in the template: Gradio compares it with what
+# is on the page, and touches nothing else, so that the search keeps its text and its focus.
+_TEMPLATE = """
+<div class="picker">
+<div class="picker-head">
+    <h2>Classes</h2>
+    <span class="count" aria-live="polite">${value.length} chosen</span>
+    <button type="button" data-choose="all">One of each</button>
+    <button type="button" data-choose="none">None</button>
+</div>
+<input type="search" placeholder="Search ${names.length} classes" aria-label="Search classes">
+<div class="tiles" role="group" aria-label="Classes">${names.map((name, k) => `
+    <button type="button" class="tile" data-label="${k}" aria-pressed="${value.includes(keys[k])}"
+        ${keys[k].toLowerCase().includes(query) ? "" : "hidden"}>
+        ${rows ? `<i style="background-position: ${columns > 1 ? 100 * (k % columns) / (columns - 1)
+            : 0}% ${rows > 1 ? 100 * Math.floor(k / columns) / (rows - 1) : 0}%"></i>` : ""}
+        <span>${name}</span>
+    </button>`).join("")}
+</div>
+</div>
+"""
+_SCRIPT = """
+element.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    const { choose, label } = button.dataset;
+    if (choose) {
+        props.value = choose === "all" ? [...props.keys] : [];
+    } else {
+        const name = props.keys[label];
+        props.value = props.value.includes(name)
+            ? props.value.filter((chosen) => chosen !== name) : [...props.value, name];
+    }
+});
+element.addEventListener("input", (event) => {
+    props.query = event.target.value.trim().toLowerCase();
+});
+"""
+
+
+class ClassPicker(gr.HTML):
+    """One button a class, with its picture where there is one; the value is the chosen names.
+
+    Args:
+        class_names: the names, label 0 first.
+        pictures: a picture of each class, all in one file.
+        value: the names that are chosen at first.
+        options: of any of Gradio's components.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        pictures: ClassPictures | None,
+        value: Sequence[str] = (),
+        **options: Any,
+    ):
+        self._names = list(class_names)
+        super().__init__(
+            list(value),
+            label="Classes",
+            html_template=_TEMPLATE,
+            css_template=_sheet_rule(pictures),
+            js_on_load=_SCRIPT,
+            apply_default_css=False,
+            elem_classes="classes",
+            keys=self._names,
+            names=[escape(name) for name in class_names],
+            query="",
+            columns=pictures.columns if pictures else 0,
+            rows=pictures.rows if pictures else 0,
+            **options,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        """Describe the value for the API's documentation."""
+        return {
+            "type": "array",
+            "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+            "description": f"names, or labels from 0 to {len(self._names) - 1}",
+        }
+
+    def example_payload(self) -> list[str]:
+        """Return a value for the API's documentation."""
+        return self._names[:1]
+
+    def example_value(self) -> list[str]:
+        """Return a value for the API's documentation."""
+        return self._names[:1]
+
+
+def _sheet_rule(pictures: ClassPictures | None) -> str:
+    """Return the style that shows the file of all pictures, held whole, in each button."""
+    if pictures is None:
+        return ""
+    content = base64.b64encode(pictures.file.read_bytes()).decode()
+    return (
+        f".tile i {{ background-image: url(data:image/webp;base64,{content}); "
+        f"background-size: {100 * pictures.columns}% {100 * pictures.rows}%; }}"
+    )

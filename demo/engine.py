@@ -1,0 +1,120 @@
+"""A pipeline as the page uses it: previews, honest times, and what to compare them with.
+
+All of it runs on the accelerator's thread, which also imports this: torch takes seconds.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Self
+
+from demo.events import Done, PlanSummary, Preview
+from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
+from flowturbo_core.evaluation.stability import curvature
+from flowturbo_core.metadata import Settings
+from flowturbo_core.models.catalog import ModelDescription
+from flowturbo_core.pipelines.base import Progress
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.requests import ClassConditionalRequest
+from flowturbo_core.timing import Timing, timed
+
+_WARM_UP_IMAGES = 4  # as many as the page opens with
+
+
+class Engine:
+    """A loaded model.
+
+    Args:
+        pipeline: the class-conditional pipeline.
+        name: what the page calls the model.
+    """
+
+    def __init__(self, pipeline: ClassConditionalPipeline, name: str):
+        self.pipeline, self.name = pipeline, name
+
+    @classmethod
+    def load(cls, description: ModelDescription, device: str | None, dtype: str | None) -> Self:
+        """Load a model and run it once, so that nobody's first pictures are slow.
+
+        Raises ValueError, in one sentence, for a device, a dtype or weights that are not there.
+        """
+        target = resolve_device(device)
+        number_format = resolve_dtype(dtype, target)
+        pipeline = ClassConditionalPipeline.from_pretrained(
+            description.folder, target, number_format
+        )
+        engine = cls(pipeline, description.name)
+        engine.warm_up()
+        return engine
+
+    @property
+    def device(self) -> str:
+        """Where the model runs."""
+        return str(self.pipeline.device)
+
+    @property
+    def dtype(self) -> str:
+        """The number format it runs in."""
+        return str(self.pipeline.dtype).removeprefix("torch.")
+
+    def warm_up(self) -> None:
+        """Run a block of each kind, and the decoder."""
+        pipeline = self.pipeline
+        plan = SamplePlan.parse("H1P1" if pipeline.refiner is None else "H1P1R1")
+        labels = [k % len(pipeline.class_names) for k in range(_WARM_UP_IMAGES)]
+        pipeline.finish(pipeline.job(pipeline.request(labels)), plan, output_type="pt")
+
+    def generate(self, request: ClassConditionalRequest) -> Iterator[Preview | Done]:
+        """Yield a Preview after every block, then Done."""
+        pipeline, plan = self.pipeline, request.plan
+        settings = Settings.of(self.name, request, pipeline.class_names)
+        captions = tuple(pipeline.class_names[label] for label in request.labels)
+        block_ms, before = [], None
+        for progress in pipeline.run(pipeline.job(request), plan):
+            block_ms.append(progress.block_ms)
+            bend = None if before is None else _curvature(before, progress)
+            before = progress
+            decode = partial(pipeline.decode, progress.prediction())
+            pictures, decode_ms = timed(decode, pipeline.device)
+            yield Preview(
+                tuple(pictures),
+                captions,
+                progress.block,
+                progress.num_blocks,
+                progress.kind,
+                bend,
+                settings,
+            )
+        # At the end the state is what it points at: the last preview is the result, and its
+        # decoding the only one that counts.
+        timing = Timing(len(captions), tuple(block_ms), decode_ms)
+        yield Done(
+            tuple(pictures),
+            captions,
+            timing,
+            PlanSummary.of(plan),
+            plan.kinds,
+            settings,
+            heun_ms_per_image(plan, timing),
+            VERSIONS,
+        )
+
+
+def heun_ms_per_image(plan: SamplePlan, timing: Timing) -> float | None:
+    """Return what as many Heun blocks would have taken an image; None if the plan is that.
+
+    Heun blocks take two evaluations each, at what one took on average in this very run: both
+    then meet the same machine in the same moment. A Heun run measured earlier was at times
+    faster, at times slower than what was compared with it.
+    """
+    if set(plan.kinds) == {"H"}:
+        return None
+    predictor_ms = sum(
+        ms for kind, ms in zip(plan.kinds, timing.block_ms, strict=True) if kind != "R"
+    )
+    evaluation_ms = predictor_ms / plan.predictor_evaluations
+    return (2 * len(plan) * evaluation_ms + timing.decode_ms) / timing.num_images
+
+
+def _curvature(before: Progress, after: Progress) -> tuple[float, ...]:
+    return tuple(curvature(before.state.v, after.state.v, after.t - before.t).tolist())

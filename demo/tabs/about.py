@@ -1,0 +1,33 @@
+"""The tab that says what this is, who found it, and what one may do with it."""
+
+import gradio as gr
+
+from demo.service import Service
+
+_ABOUT = """
+## What this is
+
+**FlowTurbo** ([Zhao et al., NeurIPS 2024](https://arxiv.org/abs/2409.18128)) samples
+flow-matching models in about half the time. Along a flow's path the velocity soon settles. So a
+heavy *predictor* takes the first steps by Heun's method, two evaluations each; a *pseudo
+corrector* reuses the last velocity, one evaluation each; and a *refiner* of 5% of the size
+corrects the velocity in the last steps. A plan such as H1P5R3 says how many of each.
+
+It stands on rectified flow ([Liu et al., 2209.03003](https://arxiv.org/abs/2209.03003)),
+InstaFlow ([Liu et al., ICLR 2024](https://arxiv.org/abs/2309.06380)) and
+SiT ([Ma et al., ECCV 2024](https://arxiv.org/abs/2401.08740)).
+
+## Licence
+
+MIT, for the code, the data and the bundled weights. Released checkpoints have licences of their
+own. The pictures are made by a program: do with them what you like.
+"""
+
+
+def build(service: Service) -> None:
+    """Add the text, and the card of the model that runs."""
+    with gr.Column(elem_classes="about"):
+        gr.Markdown(_ABOUT)
+        if service.model.card:
+            gr.Markdown(f"## Model card: {service.name}")
+            gr.Markdown(service.model.card, elem_classes="card-of-model", sanitize_html=True)

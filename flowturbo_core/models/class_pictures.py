@@ -1,0 +1,30 @@
+"""A picture of each class of a model, made by the model itself, for people to choose by."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from flowturbo_core.images import contact_sheet
+from flowturbo_core.models.catalog import ClassPictures
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+
+PIXELS = 96  # a side, of each picture
+_BATCH = 16
+
+
+def write_class_pictures(
+    pipeline: ClassConditionalPipeline, folder: Path, seed: int = 0
+) -> ClassPictures:
+    """Sample one picture of each class, by the model's defaults, into one file in `folder`.
+
+    Class k is sampled from seed + k, so that a page can say what made each.
+    """
+    names = pipeline.class_names
+    pictures: list[Image.Image] = []
+    for first in range(0, len(names), _BATCH):
+        labels = range(first, min(first + _BATCH, len(names)))
+        made = pipeline(labels, seed=seed + first).images
+        pictures += [image.resize((PIXELS, PIXELS), Image.Resampling.LANCZOS) for image in made]
+    written = ClassPictures.of(folder, len(names))
+    contact_sheet(pictures, written.columns, gap=0).save(written.file, quality=80, method=6)
+    return written

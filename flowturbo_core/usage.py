@@ -1,0 +1,37 @@
+"""Command lines whose every mistake is one sentence and exit code 2."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import typer
+
+UsageError = typer.BadParameter.__base__  # of a wrong option or value, as typer raises it
+
+
+def run(command: Callable[..., object] | typer.Typer) -> NoReturn:
+    """Run `command` on the program's arguments, and exit.
+
+    ValueError, OSError and FloatingPointError are the caller's mistakes, and typer's own.
+    """
+    app = command
+    if not isinstance(command, typer.Typer):
+        app = typer.Typer(add_completion=False)
+        app.command()(command)
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except UsageError as error:
+        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def number(text: str | float) -> int | float | str:
+    """Read an option's number; what is none is left to whoever refuses it by value and range."""
+    for kind in (int, float):
+        try:
+            return kind(str(text))
+        except ValueError:
+            continue
+    return text
