@@ -159,7 +159,7 @@ def visit(runs: Sequence[Run]) -> str:
 
 def _chart(numbered: Sequence[tuple[int, Run]]) -> str:
     longest = max(run.ms_per_image for _, run in numbered)
-    step = _round_step(longest / 4)
+    step = _round_step(longest / 3)
     highest = step * math.ceil(longest / step)
     plans: dict[str, list[tuple[int, Run]]] = {}
     for index, run in numbered:

@@ -29,5 +29,4 @@ def build(service: Service) -> None:
     with gr.Column(elem_classes="about"):
         gr.Markdown(_ABOUT)
         if service.model.card:
-            gr.Markdown(f"## Model card: {service.name}")
             gr.Markdown(service.model.card, elem_classes="card-of-model", sanitize_html=True)
