@@ -13,7 +13,9 @@ import torch
 import typer
 
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
+from flowturbo_core.evaluation import evaluate as evaluation
 from flowturbo_core.evaluation import speed
+from flowturbo_core.evaluation.evaluate import METRICS
 from flowturbo_core.evaluation.speed import random_pipeline, write_json
 from flowturbo_core.metadata import Settings, safe_name
 from flowturbo_core.models.bundle import bundle_postcards
@@ -26,6 +28,7 @@ from flowturbo_core.models.catalog import (
 from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.convert import convert_sit
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.plan import SamplePlan
 from flowturbo_core.training import commands
 from flowturbo_core.usage import number, run
 
@@ -116,6 +119,7 @@ class Trainable(StrEnum):
     AUTOENCODER = "autoencoder"
     FLOW = "flow"
     REFINER = "refiner"
+    EVALUATOR = "evaluator"
 
 
 @app.command()
@@ -128,7 +132,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="How many steps, instead of minutes.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --output.")] = False,
     autoencoder: Annotated[
-        str, typer.Option(help="Name or folder of the autoencoder (flow, refiner).")
+        str, typer.Option(help="Name or folder of the autoencoder (all others).")
     ] = "postcards-autoencoder",
     predictor: Annotated[
         Path | None, typer.Option(help="Folder of the predictor to refine (refiner).")
@@ -166,6 +170,8 @@ def train(
         commands.train_autoencoder(recipe, options)
     elif what is Trainable.FLOW:
         commands.train_flow(recipe, autoencoder, options)
+    elif what is Trainable.EVALUATOR:
+        commands.train_evaluator(recipe, autoencoder, options)
     elif predictor is None:
         raise ValueError("train refiner needs --predictor, the folder of the model it refines")
     else:
@@ -245,6 +251,55 @@ def bench(
     write_json(result, json_file)
     for row in result["rows"]:
         print(f"{row['plan']:12} {row['ms_per_image']:10.2f} ms/img  ratio {row['ratio']:.3f}")
+
+
+@app.command()
+def evaluate(
+    plans: Annotated[str, typer.Option(help="Plans to compare, separated by commas.")],
+    json_file: Annotated[Path, typer.Option("--json", help="File for the measurements.")],
+    model: Model = DEFAULT_MODEL,
+    num_samples: Annotated[int, typer.Option(parser=number, help="Images of each plan.")] = 2000,
+    metrics: Annotated[
+        str, typer.Option(help="Of frechet, accuracy and solver; the time is always taken.")
+    ] = ",".join(METRICS),
+    guidance_scale: Annotated[
+        float | None, typer.Option(parser=number, help="1 is no guidance.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(parser=number, help="Image k draws its noise from seed + k.")
+    ] = 0,
+    batch_size: Annotated[int, typer.Option(parser=number, help="Images made together.")] = 8,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Measure what plans' pictures are worth and cost; a run that was killed goes on."""
+    target = resolve_device(device)
+    number_format = resolve_dtype(dtype, target)
+    pipeline = ClassConditionalPipeline.from_pretrained(model, target, number_format)
+    request = pipeline.request([0], None, guidance_scale, 1, seed)
+    settings = evaluation.Settings(
+        ModelDescription.read(model).name,
+        tuple(str(SamplePlan.parse(plan)) for plan in _split(plans)),
+        num_samples,
+        tuple(_split(metrics)),
+        request.guidance_scale,
+        request.seed,
+        batch_size,
+        str(target),
+        str(number_format).removeprefix("torch."),
+    )
+    _check_folder(json_file.parent)
+    parts = json_file.with_name(json_file.name + ".parts")
+    evaluator = evaluation.evaluator_of(pipeline)
+    if evaluator is None:
+        print("nothing here can judge these pictures: only solver error and time are measured")
+    result = evaluation.evaluate(pipeline, settings, parts, evaluator)
+    if result is None:  # on every process but the first
+        return
+    write_json(result, json_file)
+    for row in result["rows"]:
+        named = ("frechet_distance", "class_accuracy", "solver_error", "ms_per_image", "ratio")
+        print(f"{row['plan']:12}" + "".join(f"  {n} {row[n]:.4g}" for n in named if n in row))
 
 
 def _split(text: str) -> list[str]:

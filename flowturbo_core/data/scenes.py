@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from flowturbo_core.data.postcards import postcard
 from flowturbo_core.images import from_pil
 from flowturbo_core.models.autoencoder import autoencoder_hash, encode_images, latent_statistics
+from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING
 
 # Scenes from here on are shown on sheets and measured on; no training reaches so far.
 SHEET_SEED = 2_000_000_000
@@ -34,6 +35,29 @@ class Scenes(Dataset):
         drawn = [postcard(self.first_seed + index) for index in indices]
         labels = torch.tensor([scene.label for _, scene, _ in drawn])
         return from_pil([picture for picture, _, _ in drawn]), labels
+
+
+class AttributedScenes(Dataset):
+    """The endless postcards from `first_seed` on, each with all that an evaluator tells of it.
+
+    `scenes[indices]` is (images, attributes): (B, 3, 128, 128) uint8, and (B, 4) indices into the
+    names of each of `ATTRIBUTES`, NOTHING where a background has none. Every combination is
+    drawn, the held-out ones too: what judges must know what it is shown.
+    """
+
+    def __init__(self, first_seed: int):
+        self.first_seed = first_seed
+
+    def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        drawn = [postcard(self.first_seed + index, "all") for index in indices]
+        attributes = [
+            [
+                NOTHING if getattr(scene, name) is None else names.index(getattr(scene, name))
+                for name, names in ATTRIBUTES.items()
+            ]
+            for _, scene, _ in drawn
+        ]
+        return from_pil([picture for picture, _, _ in drawn]), torch.tensor(attributes)
 
 
 def cached_latents(

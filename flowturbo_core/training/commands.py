@@ -1,4 +1,4 @@
-"""What `train autoencoder|flow|refiner` do: a recipe's parts, put together and run."""
+"""What `train autoencoder|flow|refiner|evaluator` do: a recipe's parts, put together and run."""
 
 import dataclasses
 from pathlib import Path
@@ -17,11 +17,13 @@ from flowturbo_core.models.autoencoder import (
     latent_statistics,
 )
 from flowturbo_core.models.catalog import model_folder
+from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import load_model, read_record
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.requests import whole_number
 from flowturbo_core.training.autoencoder import AutoencoderObjective
+from flowturbo_core.training.evaluator import EvaluatorObjective
 from flowturbo_core.training.flow import FlowObjective
 from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, check_run, fit
 from flowturbo_core.training.recipes import get_recipe
@@ -104,6 +106,21 @@ def train_refiner(
     data = _latents(vae, recipe.num_latents, options)
     objective = RefinerObjective(model, refined, data, vae, CLASSES)
     return _run(objective, recipe.refiner_training, options)
+
+
+def train_evaluator(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[str, Any]:
+    """Train the recipe's evaluator on scenes, half of them through `autoencoder`."""
+    recipe = get_recipe(recipe_name)
+    _check(options, recipe.evaluator_training)
+    vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
+    torch.manual_seed(options.seed)
+    if options.init is None:
+        model = PostcardsEvaluator(**recipe.evaluator)
+    else:
+        model = load_model(PostcardsEvaluator, options.init).train()
+    vae = vae.to(resolve_device(options.device))
+    objective = EvaluatorObjective(model, vae, options.seed * SCENES_PER_SEED)
+    return _run(objective, recipe.evaluator_training, options, options.workers)
 
 
 def _latents(vae: AutoencoderKL, recipe_count: int, options: RunOptions) -> TensorDataset:

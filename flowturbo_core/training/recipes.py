@@ -8,7 +8,7 @@ from flowturbo_core.training.loop import Hyperparameters
 
 @dataclass(frozen=True)
 class Recipe:
-    """A data set's autoencoder, predictor and refiner: their configs and how they are trained."""
+    """A data set's models: their configs, and how they are trained."""
 
     autoencoder: dict[str, Any]
     autoencoder_training: Hyperparameters
@@ -16,6 +16,8 @@ class Recipe:
     predictor_training: Hyperparameters
     refiner: dict[str, Any]
     refiner_training: Hyperparameters
+    evaluator: dict[str, Any]
+    evaluator_training: Hyperparameters
     num_latents: int  # scenes whose latents are cached for the predictor and the refiner
 
 
@@ -55,6 +57,10 @@ RECIPES = {
         refiner=_POSTCARDS_SIT | {"depth": 1},
         refiner_training=Hyperparameters(
             batch_size=64, learning_rate=1e-3, warmup_steps=200, ema_decay=0.9995
+        ),
+        evaluator={},
+        evaluator_training=Hyperparameters(
+            batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.6, ema_decay=0.995
         ),
         num_latents=50_000,
     )

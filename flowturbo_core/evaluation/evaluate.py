@@ -1,0 +1,319 @@
+"""What the pictures of plans are worth and what they cost: all plans from the same noise, in turn.
+
+A run is cut into batches, each written to a folder of parts when all its plans are done: what was
+killed goes on where it was, and several processes share the batches out among themselves.
+"""
+
+import json
+import os
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from flowturbo_core.data.postcards import CLASSES, IMAGE_SIZE, sample_scene
+from flowturbo_core.data.scenes import SHEET_SEED, Scenes
+from flowturbo_core.devices import VERSIONS, describe_device
+from flowturbo_core.evaluation.frechet import (
+    bootstrap_interval,
+    feature_statistics,
+    frechet_distance,
+    precision_recall,
+)
+from flowturbo_core.evaluation.solver_error import (
+    ends,
+    root_mean_square,
+    solve,
+    solver_errors,
+)
+from flowturbo_core.models.autoencoder import decode_latents, downsampling_factor
+from flowturbo_core.models.catalog import bundled_models, model_folder
+from flowturbo_core.models.evaluator import PostcardsEvaluator
+from flowturbo_core.models.storage import load_model
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.requests import whole_number
+from flowturbo_core.training.evaluator import reconstruct
+
+EVALUATOR = "postcards-evaluator"
+METRICS = ("frechet", "accuracy", "solver")
+
+# Scenes of these numbers on are compared with, reconstructed for the floor, and lend samples their
+# classes: none of them was trained on, nor shown on a sheet.
+_REFERENCE_SEED = SHEET_SEED + 10_000_000
+_FLOOR_SEED = SHEET_SEED + 20_000_000
+_CLASS_SEED = SHEET_SEED + 30_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is of; one that goes on must be of the same."""
+
+    model: str
+    plans: tuple[str, ...]
+    num_samples: int
+    metrics: tuple[str, ...]
+    guidance_scale: float
+    seed: int
+    batch_size: int
+    device: str
+    dtype: str
+
+    def __post_init__(self) -> None:
+        whole_number("num_samples", self.num_samples, 2, 1_000_000)
+        whole_number("batch_size", self.batch_size, 1, 256)
+        if not self.plans:
+            raise ValueError("name at least one plan to evaluate; the list is empty")
+        if len(set(self.plans)) != len(self.plans):
+            raise ValueError(f"a plan is named twice in {', '.join(self.plans)}")
+        unknown = [metric for metric in self.metrics if metric not in METRICS]
+        if unknown or not self.metrics:
+            raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
+
+
+def evaluator_of(pipeline: ClassConditionalPipeline) -> PostcardsEvaluator | None:
+    """Return the network that knows what `pipeline` draws; None if there is none."""
+    side = pipeline.latent_shape[-1] * downsampling_factor(pipeline.vae)
+    known = tuple(pipeline.class_names) == CLASSES and side == IMAGE_SIZE
+    if not known or EVALUATOR not in bundled_models():
+        return None
+    return load_model(PostcardsEvaluator, model_folder(EVALUATOR)).to(pipeline.device)
+
+
+def evaluate(
+    pipeline: ClassConditionalPipeline,
+    settings: Settings,
+    parts: Path,
+    evaluator: PostcardsEvaluator | None,
+) -> dict[str, Any] | None:
+    """Return `rows`, one a plan, beside what they were measured on and the floor.
+
+    `parts` is the folder of what is done; it is removed at the end. Where `evaluator` is None,
+    only the solver error and the time are measured. Returns None on every process but the first.
+    Raises ValueError if `parts` holds another run's, or a plan cannot be run.
+    """
+    processes = PartialState()
+    plans = [SamplePlan.parse(plan) for plan in settings.plans]
+    for plan in plans:
+        if plan.refiner_evaluations and pipeline.refiner is None:
+            raise ValueError(f"plan {plan} has refiner steps, but this model has no refiner")
+    _claim(parts, settings)
+    count = -(-settings.num_samples // settings.batch_size)
+    for number in range(processes.process_index, count, processes.num_processes):
+        file = parts / f"{number:06d}.npz"
+        if not file.exists():
+            _save(file, _batch(pipeline, plans, settings, evaluator, number))
+            print(f"batch {number + 1} of {count}", flush=True)
+    processes.wait_for_everyone()
+    if not processes.is_main_process:
+        return None
+    samples = _gather(parts, count)
+    rows = [
+        {
+            "plan": str(plan),
+            "num_samples": settings.num_samples,
+            "predictor_evaluations": plan.predictor_evaluations,
+            "refiner_evaluations": plan.refiner_evaluations,
+        }
+        | _times(samples, k)
+        for k, plan in enumerate(plans)
+    ]
+    content: dict[str, Any] = {"rows": rows, "floor": None}
+    if evaluator is not None:
+        content["floor"] = _judge(pipeline, evaluator, settings, samples, rows)
+    if "solver" in settings.metrics:
+        _solve(pipeline, evaluator, settings, plans, rows)
+    content |= asdict(settings) | {
+        "machine": describe_device(pipeline.device),
+        "num_processes": processes.num_processes,
+        "versions": VERSIONS,
+    }
+    shutil.rmtree(parts)
+    return content
+
+
+def _claim(parts: Path, settings: Settings) -> None:
+    """Make the folder of parts this run's, or find that it already is."""
+    parts.mkdir(parents=True, exist_ok=True)
+    file, text = parts / "settings.json", json.dumps(asdict(settings), indent=2)
+    if file.exists() and file.read_text() != text:
+        raise ValueError(
+            f"{parts} holds a run with other settings; finish that one, remove the folder, or "
+            "name another file"
+        )
+    partial = file.with_suffix(f".{os.getpid()}")
+    partial.write_text(text)
+    os.replace(partial, file)
+
+
+def _batch(
+    pipeline: ClassConditionalPipeline,
+    plans: Sequence[SamplePlan],
+    settings: Settings,
+    evaluator: PostcardsEvaluator | None,
+    number: int,
+) -> dict[str, Any]:
+    """Run every plan on one batch, the first a different one each time, so none is favoured."""
+    first = number * settings.batch_size
+    size = min(settings.batch_size, settings.num_samples - first)
+    labels = _labels(pipeline, first, size)
+    found: dict[str, Any] = {"labels": np.array(labels)}
+    order = [(number + k) % len(plans) for k in range(len(plans))]
+    for k in order:
+        request = pipeline.request(
+            labels, plans[k], settings.guidance_scale, 1, settings.seed + first
+        )
+        output = pipeline.finish(pipeline.job(request), plans[k], output_type="pt")
+        found[f"ms_{k}"] = output.timing.ms_per_image
+        found[f"decode_ms_{k}"] = output.timing.decode_ms_per_image
+        if evaluator is not None:
+            features, told = _look(evaluator, output.images.float() * 2 - 1)
+            found[f"features_{k}"], found[f"told_{k}"] = features.numpy(), told.numpy()
+    return found
+
+
+def _labels(pipeline: ClassConditionalPipeline, first: int, size: int) -> list[int]:
+    """Return classes as often as the data has them; for other models than Postcards', in turn."""
+    if tuple(pipeline.class_names) == CLASSES:
+        return [sample_scene(_CLASS_SEED + first + k).label for k in range(size)]
+    return [(first + k) % len(pipeline.class_names) for k in range(size)]
+
+
+@torch.no_grad()
+def _look(evaluator: PostcardsEvaluator, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features (B, D) and the subjects told (B,), on the CPU, of images in [-1, 1]."""
+    features = evaluator(images)
+    return features.cpu(), evaluator.logits(features)["subject"].argmax(1).cpu()
+
+
+def _save(file: Path, arrays: dict[str, Any]) -> None:
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, **arrays)
+    os.replace(partial, file)  # a part is whole or not there
+
+
+def _gather(parts: Path, count: int) -> dict[str, np.ndarray]:
+    """Return the parts' arrays end to end; one value a batch becomes an array of them."""
+    batches = []
+    for number in range(count):
+        with np.load(parts / f"{number:06d}.npz") as arrays:
+            batches.append({name: np.atleast_1d(arrays[name]) for name in arrays.files})
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _times(samples: dict[str, np.ndarray], k: int) -> dict[str, float]:
+    ms, first = samples[f"ms_{k}"], samples["ms_0"]
+    return {
+        "ms_per_image": round(float(np.median(ms)), 4),
+        "decode_ms_per_image": round(float(np.median(samples[f"decode_ms_{k}"])), 4),
+        "ratio": round(statistics.median((ms / first).tolist()), 4),
+    }
+
+
+def _judge(
+    pipeline: ClassConditionalPipeline,
+    evaluator: PostcardsEvaluator,
+    settings: Settings,
+    samples: dict[str, np.ndarray],
+    rows: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Add to each row what the evaluator says of it; return what it says of reconstructions."""
+    count = settings.num_samples
+    reference, _, _ = _scenes(pipeline, evaluator, _REFERENCE_SEED, count, reconstructed=False)
+    features, told, labels = _scenes(pipeline, evaluator, _FLOOR_SEED, count, reconstructed=True)
+    floor = _judged(settings.metrics, features, told == labels, reference)
+    labels = torch.from_numpy(samples["labels"])
+    target = feature_statistics(reference)
+    drawn = [torch.from_numpy(samples[f"features_{k}"]) for k in range(len(rows))]
+    for k, row in enumerate(rows):
+        right = torch.from_numpy(samples[f"told_{k}"]) == labels
+        row |= _judged(settings.metrics, drawn[k], right, reference)
+        if k and "frechet" in settings.metrics:
+
+            def worse(i: Tensor, k: int = k) -> float:
+                mine, first = (feature_statistics(drawn[n][i]) for n in (k, 0))
+                return frechet_distance(mine, target) - frechet_distance(first, target)
+
+            row["frechet_difference"] = worse(torch.arange(count))
+            row["frechet_difference_interval"] = bootstrap_interval(worse, count)
+    return floor
+
+
+def _judged(
+    metrics: Sequence[str], features: Tensor, right: Tensor, reference: Tensor
+) -> dict[str, Any]:
+    count, target = len(features), feature_statistics(reference)
+    found: dict[str, Any] = {}
+    if "frechet" in metrics:
+
+        def distance(i: Tensor) -> float:
+            return frechet_distance(feature_statistics(features[i]), target)
+
+        found["frechet_distance"] = distance(torch.arange(count))
+        found["frechet_interval"] = bootstrap_interval(distance, count)
+        if count > 3:
+            found["precision"], found["recall"] = precision_recall(features, reference)
+    if "accuracy" in metrics:
+
+        def accuracy(i: Tensor) -> float:
+            return float(right[i].double().mean())
+
+        found["class_accuracy"] = accuracy(torch.arange(count))
+        found["class_accuracy_interval"] = bootstrap_interval(accuracy, count)
+    return found
+
+
+def _scenes(
+    pipeline: ClassConditionalPipeline,
+    evaluator: PostcardsEvaluator,
+    first_seed: int,
+    count: int,
+    reconstructed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features, subjects told and labels of freshly drawn scenes."""
+    scenes, found = Scenes(first_seed), []
+    for start in range(0, count, 64):
+        images, labels = scenes[range(start, min(start + 64, count))]
+        images = images.to(pipeline.device).float() / 127.5 - 1
+        if reconstructed:
+            images = reconstruct(pipeline.vae, images)
+        found.append((*_look(evaluator, images), labels))
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def _solve(
+    pipeline: ClassConditionalPipeline,
+    evaluator: PostcardsEvaluator | None,
+    settings: Settings,
+    plans: Sequence[SamplePlan],
+    rows: list[dict[str, Any]],
+) -> None:
+    """Add the solver error to each row, with the model in float32: of latents and of features."""
+    dtype, asked = pipeline.dtype, (settings.guidance_scale, settings.seed)
+    pipeline.to(dtype=torch.float32)
+    try:
+        print("solving the reference", flush=True)
+        reference = solve(pipeline, *asked)
+        for plan, row in zip(plans, rows, strict=True):
+            latents = ends(pipeline, plan, *asked)
+            errors = solver_errors(latents, reference)
+            row["solver_error"] = root_mean_square(errors)
+            row["solver_error_interval"] = bootstrap_interval(
+                lambda i, e=errors: root_mean_square(e[i]), len(errors)
+            )
+            if evaluator is not None:
+                features, exact = (
+                    _look(evaluator, decode_latents(pipeline.vae, x))[0]
+                    for x in (latents, reference)
+                )
+                row["solver_error_of_features"] = root_mean_square(solver_errors(features, exact))
+    finally:
+        pipeline.to(dtype=dtype)

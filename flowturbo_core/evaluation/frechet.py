@@ -1,0 +1,91 @@
+"""Distances between two sets of images, by the features of a network that looks at them.
+
+Called a Frechet distance throughout: FID is this distance on Inception's features, no other's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Mean (D,) and covariance (D, D) of features, float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def feature_statistics(features: Tensor) -> FeatureStatistics:
+    """Return the statistics of features (N, D). Raises ValueError for fewer than 2 of them."""
+    check_features("features", features)
+    features = features.double()
+    return FeatureStatistics(
+        features.mean(0), torch.cov(features.T).reshape(2 * [len(features[0])])
+    )
+
+
+def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
+    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al., 1706.08500, eq. 6).
+
+    The trace of the root is that of (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric, so that its
+    eigenvalues are real and a singular covariance does no harm.
+    """
+    values, vectors = torch.linalg.eigh(one.covariance)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    product = torch.linalg.eigvalsh(root @ other.covariance @ root)
+    shift = (one.mean - other.mean).square().sum()
+    spread = one.covariance.trace() + other.covariance.trace()
+    return float(shift + spread - 2 * product.clamp(min=0).sqrt().sum())
+
+
+def precision_recall(generated: Tensor, reference: Tensor, neighbours: int = 3) -> tuple:
+    """Return the share of each set that lies within the other's manifold, both in [0, 1].
+
+    A set's manifold is the union of balls around its features, each as wide as the distance to
+    its k-th nearest neighbour (Kynkaanniemi et al., 1904.06991, eq. 1 and 2). Features are (N, D)
+    and (M, D); N and M must exceed k.
+    """
+    for name, features in (("generated", generated), ("reference", reference)):
+        check_features(name, features, neighbours + 1)
+    distances = torch.cdist(generated.double(), reference.double())
+    inside_reference = distances <= _radii(reference, neighbours)
+    inside_generated = distances.T <= _radii(generated, neighbours)
+    return tuple(
+        float(inside.any(1).double().mean()) for inside in (inside_reference, inside_generated)
+    )
+
+
+def _radii(features: Tensor, neighbours: int) -> Tensor:
+    """Return each feature's distance to its k-th nearest neighbour; the nearest is itself."""
+    distances = torch.cdist(features.double(), features.double())
+    return distances.kthvalue(neighbours + 1, dim=1).values
+
+
+def bootstrap_interval(
+    measure: Callable[[Tensor], float], count: int, resamples: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95% percentile interval of `measure` (Efron and Tibshirani, chapter 13).
+
+    `measure` is given the indices (count,) of a resample, drawn with replacement. The same seed
+    draws the same indices: a difference between two plans is then measured in pairs.
+    """
+    if count < 2:
+        raise ValueError(f"an interval needs at least 2 samples, not {count}")
+    generator = torch.Generator().manual_seed(seed)
+    values = sorted(
+        measure(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)
+    )
+    return values[int(0.025 * resamples)], values[min(int(0.975 * resamples), resamples - 1)]
+
+
+def check_features(name: str, features: Tensor, least: int = 2) -> None:
+    """Raise ValueError unless `features` is (N, D) of at least `least` finite rows."""
+    if features.ndim != 2 or len(features) < least:
+        raise ValueError(
+            f"{name} must be at least {least} rows, not of shape {tuple(features.shape)}"
+        )
+    if not torch.isfinite(features).all():
+        raise ValueError(f"{name} hold values that are not finite")

@@ -1,0 +1,83 @@
+"""How far a plan ends from where its ODE leads: no data set, any model.
+
+The reference is Heun's method with 100 steps from the same noise and under the same guidance, in
+float32 whatever the model otherwise computes in: rounding is not the solver's error.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from flowturbo_core.guidance import GuidedPredictor
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.sampler import Job, build_steps
+from flowturbo_core.steps import State
+
+NUM_NOISES = 64
+REFERENCE_STEPS = 100
+_BATCH = 16
+
+
+def jobs(
+    pipeline: ClassConditionalPipeline, guidance_scale: float | None, seed: int
+) -> Iterator[Job]:
+    """Yield the fixed 64 noises, 16 at a time, their classes in turn."""
+    labels = [k % len(pipeline.class_names) for k in range(NUM_NOISES)]
+    for first in range(0, NUM_NOISES, _BATCH):
+        request = pipeline.request(
+            labels[first : first + _BATCH], None, guidance_scale, 1, seed + first
+        )
+        yield pipeline.job(request)
+
+
+@torch.no_grad()
+def solve(
+    pipeline: ClassConditionalPipeline,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    num_steps: int = REFERENCE_STEPS,
+) -> Tensor:
+    """Return the reference's latents (64, C, h, w): Heun's method with `num_steps` steps."""
+    return torch.cat(
+        [_heun(pipeline, job, num_steps) for job in jobs(pipeline, guidance_scale, seed)]
+    )
+
+
+def _heun(pipeline: ClassConditionalPipeline, job: Job, num_steps: int) -> Tensor:
+    """Take as many Heun steps as are asked for; a plan has at most 100 blocks."""
+    guidance = pipeline.guidance(float(job.guidance_scale))
+    step = build_steps(GuidedPredictor(pipeline.predictor, guidance))["H"]
+    packed = guidance.pack(job)
+    state, dt = State(packed.x_init), 1 / num_steps
+    for k in range(num_steps):
+        state = step(state, k * dt, dt, packed.condition, packed.guidance_scale)
+    return guidance.unpack(state).x
+
+
+@torch.no_grad()
+def ends(
+    pipeline: ClassConditionalPipeline,
+    plan: SamplePlan,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Return the latents (64, C, h, w) that `plan` ends on, from the reference's noises."""
+    return torch.cat(
+        [list(pipeline.run(job, plan))[-1].state.x for job in jobs(pipeline, guidance_scale, seed)]
+    )
+
+
+def solver_errors(latents: Tensor, reference: Tensor) -> Tensor:
+    """Return the root mean square error of each image (N,), both (N, ...)."""
+    if latents.shape != reference.shape:
+        raise ValueError(
+            f"latents {tuple(latents.shape)} and reference {tuple(reference.shape)} differ in shape"
+        )
+    return (latents.double() - reference.double()).square().flatten(1).mean(1).sqrt()
+
+
+def root_mean_square(errors: Tensor) -> float:
+    """Return the root mean square of errors (N,)."""
+    return float(errors.square().mean().sqrt())
