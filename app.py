@@ -26,7 +26,7 @@ def main(
     port = whole_number("port", port, 1, 65535)
     queue_size = whole_number("queue size", queue_size, 1, 1000)
     if mcp and importlib.util.find_spec("mcp") is None:
-        raise ValueError("--mcp needs a package: pip install -r requirements-mcp.txt")
+        raise ValueError("--mcp: pip install -r requirements-mcp.txt -c constraints.txt")
     try:
         socket.create_server((host or "127.0.0.1", port)).close()
     except OSError as error:

@@ -50,8 +50,8 @@ class Accelerator:
     def stream(self, work: Callable[[], Iterator[Any]], stop: Event | None = None) -> Iterator[Any]:
         """Run the generator that `work` returns on the thread, and yield what it yields.
 
-        Closing this generator stops the work where it next yields; so does `stop`. A None from
-        the work only offers that chance and is not passed on. What the work raises is raised here.
+        Closing this generator stops the work where it next yields; so does `stop`, after which
+        nothing more is yielded. What the work raises is raised here.
         """
         task = _Task(work, Event() if stop is None else stop)
         self._tasks.put(partial(self._finish, task))
@@ -59,7 +59,7 @@ class Accelerator:
             while True:
                 task.waiting.set()
                 event = task.events.get()
-                if event is None:
+                if event is None or task.cancelled.is_set():
                     return
                 if isinstance(event, Exception):
                     raise event
@@ -101,8 +101,7 @@ class Accelerator:
         with closing(task.work()) as events:
             try:
                 for event in events:
-                    if event is not None:
-                        held.append(event)
+                    held.append(event)
                     if time.monotonic() - began >= _UNDISTURBED_S:
                         task.hand_over(held)
                         held, began = [], time.monotonic()

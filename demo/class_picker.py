@@ -28,6 +28,7 @@ _TEMPLATE = """
         <span>${name}</span>
     </button>`).join("")}
 </div>
+${keys.some((key) => key.toLowerCase().includes(query)) ? "" : "<p>No class is called so.</p>"}
 </div>
 """
 _SCRIPT = """
@@ -66,7 +67,6 @@ class ClassPicker(gr.HTML):
         value: Sequence[str] = (),
         **options: Any,
     ):
-        self._names = list(class_names)
         super().__init__(
             list(value),
             label="Classes",
@@ -75,29 +75,13 @@ class ClassPicker(gr.HTML):
             js_on_load=_SCRIPT,
             apply_default_css=False,
             elem_classes="classes",
-            keys=self._names,
+            keys=list(class_names),
             names=[escape(name) for name in class_names],
             query="",
             columns=pictures.columns if pictures else 0,
             rows=pictures.rows if pictures else 0,
             **options,
         )
-
-    def api_info(self) -> dict[str, Any]:
-        """Describe the value for the API's documentation."""
-        return {
-            "type": "array",
-            "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
-            "description": f"names, or labels from 0 to {len(self._names) - 1}",
-        }
-
-    def example_payload(self) -> list[str]:
-        """Return a value for the API's documentation."""
-        return self._names[:1]
-
-    def example_value(self) -> list[str]:
-        """Return a value for the API's documentation."""
-        return self._names[:1]
 
 
 def _sheet_rule(pictures: ClassPictures | None) -> str:

@@ -52,10 +52,11 @@ class SeedControls(NamedTuple):
 
 
 class RunControls(NamedTuple):
-    """The two buttons."""
+    """The two buttons; `presses` counts those of the first."""
 
     generate: gr.Button
     stop: gr.Button
+    presses: gr.Number
 
 
 class Results(NamedTuple):
@@ -154,7 +155,7 @@ def guidance_control(service: Service) -> gr.Slider:
         value=service.default_settings.guidance_scale,
         step=0.1,
         label="Guidance scale",
-        info="How closely to follow the class: 1 is plain, 0 ignores it.",
+        info="How closely to follow the class: 1 is no guidance, 0 no class.",
         buttons=[],
         elem_classes="guidance",
     )
@@ -183,7 +184,7 @@ def run_controls() -> RunControls:
         stop = gr.Button(
             "Stop", variant="stop", size="lg", interactive=False, min_width=96, elem_classes="stop"
         )
-    return RunControls(generate, stop)
+    return RunControls(generate, stop, gr.Number(0, visible=False, label="Presses"))
 
 
 def results() -> Results:

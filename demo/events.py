@@ -82,3 +82,8 @@ class Done:
         if self.heun_ms_per_image is None:
             return None
         return self.heun_ms_per_image / self.timing.ms_per_image
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The person stopped it; the last preview, if there was one, is what remains."""

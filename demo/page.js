@@ -29,10 +29,12 @@
         event.preventDefault();
         show(false);
         const buttons = [...document.querySelectorAll(".restore")];
-        const input = buttons.find((button) => button.offsetParent)?.previousElementSibling;
-        if (!input) return;
+        const button = buttons.find((button) => button.offsetParent) ?? buttons[0];
+        const file = event.dataTransfer.files[0];
+        if (!button || !file) return;
+        const input = button.previousElementSibling;
         const first = new DataTransfer();
-        first.items.add(event.dataTransfer.files[0]);
+        first.items.add(file);
         input.files = first.files;
         input.dispatchEvent(new Event("change", { bubbles: true }));
     }, true);

@@ -52,9 +52,10 @@ def loading() -> str:
     return _card("Loading", "", text, f'{BAR}<div class="pending"></div></div>')
 
 
-def interrupted() -> str:
-    """Return the readout after a request was stopped or failed."""
-    return _card("Stopped", "", "The pictures show how far sampling came.")
+def interrupted(with_pictures: bool) -> str:
+    """Return the readout after a request was stopped, or failed."""
+    shown = "The pictures show how far sampling came." if with_pictures else "Nothing was sampled."
+    return _card("Stopped", "", shown)
 
 
 def in_progress(preview: Preview) -> str:
@@ -138,6 +139,7 @@ def record(done: Done) -> dict[str, Any]:
         "heun_ms_per_image": done.heun_ms_per_image,
         "speed_up": done.speed_up,
         "query": done.settings.to_query(),
+        "versions": dict(done.versions),
     }
 
 

@@ -5,15 +5,17 @@ the background: everything that a page is built from is read from its folder wit
 """
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 from demo.accelerator import Accelerator
-from demo.events import Done, PlanSummary, Preview
+from demo.events import Done, PlanSummary, Preview, Stopped
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription
 from flowturbo_core.plan import SamplePlan
@@ -41,6 +43,7 @@ PRESETS = ("H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5")
 
 _FIRST_CLASSES = 4
 _LOOK_AGAIN_S = 0.25
+_MAX_VISITORS = 10_000  # whose last Stop is remembered
 
 
 class Service:
@@ -61,7 +64,7 @@ class Service:
         self.model = model
         self._accelerator = Accelerator() if accelerator is None else accelerator
         self._engine: Future[Engine] = self._accelerator.submit(load)
-        self._stops: WeakValueDictionary[str, Event] = WeakValueDictionary()
+        self._wanted = _Wanted()
 
     @classmethod
     def load(
@@ -178,12 +181,14 @@ class Service:
         seed: object,
         randomise: object,
         visitor: str | None = None,
-    ) -> Iterator[Preview | Done]:
+        ticket: int = 0,
+    ) -> Iterator[Preview | Done | Stopped]:
         """Generate images of classes from unchecked values: a Preview a block, then Done.
 
-        Closing the iterator stops the work within one block; so does `interrupt` with the same
-        `visitor`, after which the iterator just ends. Raises ValueError for a value that
-        is not allowed, FloatingPointError if the arithmetic overflows.
+        Closing the iterator stops the work within one block. So do `stop` and `overtake` by the
+        same `visitor` with this `ticket` or a later one, even before this was called: what they
+        ended is not begun. Raises ValueError for a value that is not allowed,
+        FloatingPointError if the arithmetic overflows.
         """
         if not isinstance(randomise, bool):
             raise ValueError(f"randomise must be true or false, not {randomise!r}")
@@ -194,19 +199,19 @@ class Service:
             num_images,
             random.randint(0, MAX_SEED - MAX_IMAGES) if randomise else seed,
         )
-        stop = Event()
-        if visitor is not None:
-            self._stops[visitor] = stop
-        return self._accelerator.stream(partial(self._generate, request), stop)
+        end = self._wanted.begin(visitor, ticket)
+        return self._until_ended(partial(self._generate, request), end)
 
-    def interrupt(self, visitor: str | None) -> None:
-        """End what this visitor last asked for, within one block."""
-        stop = self._stops.get(visitor)
-        if stop is not None:
-            stop.set()
+    def stop(self, visitor: str, ticket: int) -> None:
+        """End all that this visitor asked for up to `ticket`, within one block."""
+        self._wanted.end(visitor, ticket, stopped=True)
 
-    def counts_of(self, settings: Settings) -> tuple[int, int, int]:
-        """Return the numbers of Heun, pseudo-corrector and refiner steps of `settings`.
+    def overtake(self, visitor: str, ticket: int) -> None:
+        """End the same, as something newer is asked for: nobody is told that it was stopped."""
+        self._wanted.end(visitor, ticket, stopped=False)
+
+    def restored(self, settings: Settings) -> tuple[list[str], tuple[int, int, int]]:
+        """Return the classes, as the model names them, and the steps of each kind of `settings`.
 
         Raises ValueError if this page cannot make the pictures of these settings.
         """
@@ -219,8 +224,8 @@ class Service:
         if counts is None:
             raise ValueError(f"plan {brief(settings.plan)} is none of H..P..R..")
         values = settings.guidance_scale, settings.num_images, settings.seed
-        self._request(settings.class_names, counts, *values)
-        return counts
+        request = self._request(settings.class_names, counts, *values)
+        return [self.class_names[label] for label in request.class_labels], counts
 
     def _request(
         self,
@@ -242,9 +247,62 @@ class Service:
             self.class_names,
         )
 
+    def _until_ended(
+        self, work: Callable[[], Iterator[Any]], end: "_End"
+    ) -> Iterator[Preview | Done | Stopped]:
+        yield from self._accelerator.stream(work, end.event)
+        if end.stopped:
+            yield Stopped()
+
     def _generate(self, request: ClassConditionalRequest) -> Iterator[Preview | Done]:
         # The thread loads first: here, what it loaded is there, or what went wrong is raised.
         return self._engine.result().generate(request)
+
+
+@dataclass(eq=False)
+class _End:
+    """How one request is told to end, and whether because it was stopped."""
+
+    ticket: int
+    event: Event = field(default_factory=Event)
+    stopped: bool = False
+
+    def tell(self, stopped: bool) -> None:
+        self.stopped = stopped
+        self.event.set()
+
+
+class _Wanted:
+    """Which of the visitors' requests are still wanted.
+
+    A visitor numbers requests by tickets that rise. What ends them names the last it means: it may
+    arrive before them, as a click on Stop does while a request still travels or waits its turn.
+    """
+
+    def __init__(self) -> None:
+        self._current: WeakValueDictionary[str, _End] = WeakValueDictionary()
+        self._ended: OrderedDict[str, tuple[int, bool]] = OrderedDict()
+
+    def begin(self, visitor: str | None, ticket: int) -> _End:
+        """Return what tells the request to end; at once, if it no longer is wanted."""
+        end = _End(ticket)
+        if visitor is None:
+            return end
+        last, stopped = self._ended.get(visitor, (-1, False))
+        if ticket <= last:
+            end.tell(stopped)
+        self._current[visitor] = end
+        return end
+
+    def end(self, visitor: str, ticket: int, stopped: bool) -> None:
+        """End what the visitor asked for up to `ticket`."""
+        self._ended[visitor] = (ticket, stopped)
+        self._ended.move_to_end(visitor)
+        if len(self._ended) > _MAX_VISITORS:
+            self._ended.popitem(last=False)
+        current = self._current.get(visitor)
+        if current is not None and current.ticket <= ticket:
+            current.tell(stopped)
 
 
 def _counts_of(plan: str) -> tuple[int, int, int] | None:

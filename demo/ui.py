@@ -1,6 +1,7 @@
 """The page as a whole: header, tabs, how it looks, and how one asks whether it is well."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ THEME = gr.themes.Base(
 )
 _HERE = Path(__file__).parent
 _CACHE_SECONDS = 3600
+_LOOK_AGAIN_S = 0.3
 
 
 def build(service: Service) -> gr.Blocks:
@@ -80,12 +82,13 @@ def build(service: Service) -> gr.Blocks:
             with gr.Tab("About", id="about"):
                 about.build(service)
 
-        def follow() -> Iterator[str]:
-            yield _status(service)
-            service.wait()
+        async def follow() -> AsyncIterator[str]:
+            # No thread is held: many visitors may wait.
+            while service.health()["status"] == "loading":
+                yield _status(service)
+                await asyncio.sleep(_LOOK_AGAIN_S)
             yield _status(service)
 
-        # Each visitor's waits apart from the others', and holds up nobody.
         page.load(
             follow,
             None,

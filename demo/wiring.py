@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
-from inspect import getdoc
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from demo import readout
 from demo.controls import HELPER, PlanControls, Results, RunControls, VisitControls, sentence
-from demo.events import Done, Preview
-from demo.pictures import png_file, zip_file
+from demo.events import Done, Preview, Stopped
+from demo.pictures import captioned, png_file, setting_files, zip_file
 from demo.service import Service
 from flowturbo_core.metadata import Settings
 
@@ -33,13 +33,18 @@ _IDLE = f"() => {_BUTTONS}(false)"
 _AS_READOUT = f"(html) => {_BUTTONS}(html.includes({json.dumps(readout.BAR)}))"
 # At once and in the browser: an answer from the server could come after the next result.
 _INTERRUPTED = f"""(html) => html.includes({json.dumps(readout.BAR)})
-    ? {json.dumps(readout.interrupted())} : html"""
+    ? {json.dumps(readout.interrupted(True))} : html"""
 # Counts how often a plan was changed while live; a change of the count samples. A plan that has
 # nothing to begin with is only passed through: the line under the sliders says so already.
 _MOVED = "(live, moves, heun, pseudo) => live && heun + pseudo > 0 ? moves + 1 : moves"
 # The address always says what is shown, so that it can be kept and passed on.
 _FOLLOW_ADDRESS = """(record) => {
-    if (record) history.replaceState(null, "", "?" + record.query + location.hash);
+    if (!record) return;
+    const others = new URLSearchParams(location.search);
+    const ours = new URLSearchParams(record.query);
+    ours.forEach((value, name) => others.delete(name));
+    const query = [record.query, others.toString()].filter((part) => part).join("&");
+    history.replaceState(null, "", "?" + query + location.hash);
 }"""
 _READ_ADDRESS = "(live, moves) => [live, moves, location.search.slice(1)]"
 _MAX_RUNS = 50  # that a visit remembers
@@ -49,23 +54,25 @@ _MAX_STRIPS = 8  # pictures of a run whose trajectory is kept
 _UNCHANGED = (gr.skip(),) * (1 + len(Results._fields))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # Gradio hashes what it keeps
 class Result:
     """A finished request, for what the page does with it afterwards.
 
     Args:
         run: what the list of runs shows.
+        record: what the archive of its pictures says of them.
         files: its pictures.
         trajectories: the strip of each of its first pictures.
     """
 
     run: readout.Run
+    record: dict[str, Any]
     files: tuple[str, ...]
     trajectories: tuple[str, ...]
 
 
 def shown(
-    service: Service, ask: Callable[..., Iterator[Preview | Done]], *values: object
+    service: Service, ask: Callable[..., Iterator[Preview | Done | Stopped]], *values: object
 ) -> Iterator[tuple]:
     """Ask the service, and turn its events into what `Results` and, third, the seed show.
 
@@ -73,92 +80,56 @@ def shown(
     """
     previews: list[Preview] = []
     thumbnails: list[tuple[str, ...]] = []  # each encoded once, however often it is shown
-    with _refusals_said(), closing(ask(*values)) as events:
-        for _ in service.until_loaded():
-            yield gr.skip(), readout.loading(), *_UNCHANGED[2:]
-        for event in events:
-            if isinstance(event, Done):
-                yield _finished(event, previews, thumbnails)
-                return
-            previews.append(event)
-            thumbnails.append(readout.thumbnails(event, _MAX_STRIPS))
-            text = readout.in_progress(event)
-            strip = readout.trajectory(previews, thumbnails, 0)
-            yield _preview_pictures(event), text, event.settings.seed, strip, None, None
-        if not previews:  # interrupted at once; yielding nothing would empty the page
-            yield _UNCHANGED
-
-
-def answered(
-    service: Service, ask: Callable[..., Iterator[Preview | Done]], *values: object
-) -> Iterator[tuple]:
-    """Ask the service, and turn its events into what programs want: pictures and a record."""
-    with _refusals_said(), closing(ask(*values)) as events:
-        for _ in service.until_loaded():
-            yield None, None
-        for event in events:
-            if isinstance(event, Done):
-                yield _captioned(_files(event), event), readout.record(event)
-            else:
-                yield _preview_pictures(event), None
-
-
-@contextmanager
-def _refusals_said() -> Iterator[None]:
+    yielded = False
     try:
-        yield
+        with closing(ask(*values)) as events:
+            for _ in service.until_loaded():
+                yield gr.skip(), readout.loading(), *_UNCHANGED[2:]
+                yielded = True
+            for event in events:
+                if isinstance(event, Done):
+                    yield _finished(event, previews, thumbnails)
+                elif isinstance(event, Stopped):
+                    yield _stopped(previews)
+                else:
+                    previews.append(event)
+                    thumbnails.append(readout.thumbnails(event, _MAX_STRIPS))
+                    files = [png_file(picture) for picture in event.pictures]
+                    text = readout.in_progress(event)
+                    strip = readout.trajectory(previews, thumbnails, 0)
+                    yield captioned(files, event), text, event.settings.seed, strip, None, None
+                yielded = True
+            if not yielded:  # overtaken at once; yielding nothing would empty the page
+                yield _UNCHANGED
     except (ValueError, FloatingPointError) as error:
         raise gr.Error(sentence(error), print_exception=False) from error
 
 
-def _preview_pictures(preview: Preview) -> list[tuple[str, str]]:
-    return _captioned([png_file(picture) for picture in preview.pictures], preview)
-
-
-def _captioned(files: Sequence[str], event: Preview | Done) -> list[tuple[str, str]]:
-    return list(zip(files, event.captions, strict=True))
-
-
-def _files(done: Done) -> list[str]:
-    """Write finished pictures, each with the settings that make it again."""
-    files = []
-    for k, picture in enumerate(done.pictures):
-        settings = done.settings.of_picture(k)
-        files.append(png_file(picture, settings.file_name, settings.png_info(done.versions)))
-    return files
+def _stopped(previews: Sequence[Preview]) -> tuple:
+    """Keep what is there, as pictures that carry their settings like finished ones."""
+    text = readout.interrupted(bool(previews))
+    if not previews:
+        return gr.skip(), text, *_UNCHANGED[2:]
+    last = previews[-1]
+    files = setting_files(last.pictures, last.settings, {})
+    return captioned(files, last), text, *_UNCHANGED[2:]
 
 
 def _finished(
     done: Done, previews: Sequence[Preview], thumbnails: Sequence[tuple[str, ...]]
 ) -> tuple:
-    files = _files(done)
+    files = setting_files(done.pictures, done.settings, done.versions)
     strips = tuple(
         readout.trajectory(previews, thumbnails, k) for k in range(min(len(files), _MAX_STRIPS))
     )
-    result = Result(readout.Run.of(done), tuple(files), strips)
     text, record = readout.finished(done), readout.record(done)
-    return _captioned(files, done), text, done.settings.seed, strips[0], record, result
-
-
-def publish(handler: Callable[..., Iterator[tuple]], inputs: Sequence[Component]) -> None:
-    """Serve `handler` to programs under its own name, documented by its docstring and `inputs`.
-
-    The page has an event of its own: what it shows is no use to programs.
-    """
-    gr.Button(visible=False).click(
-        handler,
-        list(inputs),
-        [gr.Gallery(label="Pictures", visible=False), gr.JSON(label="Record", visible=False)],
-        api_name=handler.__name__,
-        api_description=getdoc(handler),  # all of it: Gradio alone would leave the ranges out
-        preprocess=False,
-        **GPU,
-    )
+    result = Result(readout.Run.of(done), record, tuple(files), strips)
+    return captioned(files, done), text, done.settings.seed, strips[0], record, result
 
 
 def connect(
     service: Service,
-    ask: Callable[..., Iterator[Preview | Done]],
+    ask: Callable[..., Iterator[Preview | Done | Stopped]],
     inputs: Sequence[Component],
     plan: PlanControls,
     buttons: RunControls,
@@ -170,10 +141,10 @@ def connect(
     `inputs` are the seed and whether to draw one; all reach `ask` unchecked, as the core wants
     them: Gradio would round some of them.
     """
-    both = list(buttons)
+    both = [buttons.generate, buttons.stop]
     *_, seed, _ = inputs
     computing = {
-        "inputs": list(inputs),
+        "inputs": [*inputs, plan.moves, buttons.presses],
         "outputs": [*results[:2], seed, *results[2:]],
         "preprocess": False,
         "show_progress": "full",
@@ -182,21 +153,27 @@ def connect(
         **GPU,
     }
 
+    # Each request has a ticket, higher than those before: it counts what was pressed and moved.
+    tickets = [plan.moves, buttons.presses]
+
     def generate(request: gr.Request, *values: object) -> Iterator[tuple]:
-        yield from shown(service, ask, *values, request.session_hash)
+        *asked, moves, presses = values
+        yield from shown(service, ask, *asked, request.session_hash, moves + presses)
 
     def again(request: gr.Request, *values: object) -> Iterator[tuple]:
-        *asked, _ = values
-        yield from shown(service, ask, *asked, False, request.session_hash)
+        *asked, _, moves, presses = values
+        yield from shown(service, ask, *asked, False, request.session_hash, moves + presses)
 
-    def interrupt(request: gr.Request) -> None:
-        service.interrupt(request.session_hash)
+    def overtake(moves: int, presses: int, request: gr.Request) -> None:
+        service.overtake(request.session_hash, moves + presses - 1)
+
+    def stop(moves: int, presses: int, request: gr.Request) -> None:
+        service.stop(request.session_hash, moves + presses)
 
     # First the buttons: a click's listeners run one after the other, in this order.
     buttons.generate.click(None, None, both, js=_RUNNING)
     buttons.generate.click(None, None, None, js=_SHOW_READOUT)
-    run = buttons.generate.click(generate, **computing)
-
+    buttons.generate.click(None, buttons.presses, buttons.presses, js="(presses) => presses + 1")
     # `input` is a person's choice only, so that sliders and presets do not chase each other.
     chosen = plan.preset.input(service.step_counts, plan.preset, plan.sliders, **HELPER)
     watched = [plan.live, plan.moves, plan.heun, plan.pseudo]
@@ -204,18 +181,20 @@ def connect(
     gr.on([slider.release for slider in plan.sliders], **let_go)
     chosen.then(**let_go)
     # What is under way is ended first: of several requests, the last one counts.
-    moved = plan.moves.change(interrupt, None, None, **HELPER)
-    moved.then(None, None, both, js=_RUNNING)
-    sampled = moved.then(again, trigger_mode="always_last", **computing)
-    runs = [run, sampled]
+    for count, sampling in ((buttons.presses, generate), (plan.moves, again)):
+        counted = count.change(overtake, tickets, None, **HELPER)
+        counted.then(None, None, both, js=_RUNNING)
+        run = counted.then(sampling, trigger_mode="always_last", **computing)
+        run.failure(None, None, both, js=_IDLE)
+        run.failure(None, results.readout, results.readout, js=_INTERRUPTED)
     # What the readout says decides what can be pressed, rather than that a request ended: one that
     # was overtaken ends while the one that overtook it runs.
     results.readout.change(None, results.readout, both, js=_AS_READOUT)
-    for event in runs:
-        event.failure(None, None, both, js=_IDLE)
-        event.failure(None, results.readout, results.readout, js=_INTERRUPTED)
     buttons.stop.click(None, None, both, js=_IDLE)
-    buttons.stop.click(None, results.readout, results.readout, js=_INTERRUPTED, cancels=runs)
+    buttons.stop.click(None, results.readout, results.readout, js=_INTERRUPTED)
+    # Not Gradio's own cancelling: it has nothing to cancel before the request's number is back,
+    # and loses what is pressed before its answer is.
+    buttons.stop.click(stop, tickets, None, **HELPER)
 
 
 def connect_visit(
@@ -238,7 +217,8 @@ def connect_visit(
             return gr.skip(), gr.skip(), gr.skip()
         runs = [*runs, latest.run][-_MAX_RUNS:]
         settings = latest.run.settings
-        archive = zip_file(latest.files, f"flowturbo-{settings.file_name}", asdict(settings))
+        name = f"flowturbo-{settings.plan}-seed{settings.seed}"
+        archive = zip_file(latest.files, name, latest.record)
         return runs, readout.visit(runs), gr.DownloadButton(value=archive, interactive=True)
 
     def strip_of(latest: Result | None, picked: gr.SelectData) -> str:
@@ -267,7 +247,7 @@ def connect_visit(
     def from_address(live: bool, moves: int, query: str) -> tuple:
         try:
             settings = Settings.from_query(query, service.default_settings)
-            if settings == service.default_settings:  # it asks for nothing
+            if settings is None:
                 return (gr.skip(),) * len(restores["outputs"])
             return restored(settings, live, moves)
         except ValueError as error:

@@ -235,6 +235,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(help="Images made together.")] = 8,
     repeats: Annotated[int, typer.Option(help="Rounds through all plans.")] = 7,
     guidance_scale: Annotated[float | None, typer.Option(help="1 is no guidance.")] = None,
+    modes: Annotated[str, typer.Option(help="eager, compiled, or both.")] = "eager",
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -246,11 +247,16 @@ def bench(
     else:
         pipeline = random_pipeline(architecture, target, number_format)
     result = {"model": architecture or model} | speed.bench(
-        pipeline, _split(plans), batch_size, repeats, guidance_scale
+        pipeline, _split(plans), batch_size, repeats, guidance_scale, _split(modes)
     )
     write_json(result, json_file)
+    for note in result["notes"]:
+        print(note)
     for row in result["rows"]:
-        print(f"{row['plan']:12} {row['ms_per_image']:10.2f} ms/img  ratio {row['ratio']:.3f}")
+        print(
+            f"{row['plan']:12} {row['mode']:8} {row['ms_per_image']:10.2f} ms/img  "
+            f"ratio {row['ratio']:.3f}"
+        )
 
 
 @app.command()

@@ -6,6 +6,7 @@ what the values mean is then validated by the core, like any other request.
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -76,8 +77,13 @@ class Settings:
     def from_png(cls, file: Path | str) -> Self:
         """Read the settings of a picture made here. Raises ValueError, in one sentence."""
         try:
-            with Image.open(file, formats=["PNG"]) as picture:
-                text = picture.info.get(_KEY)
+            with warnings.catch_warnings():
+                # Its size does not matter: nothing but its text is decoded.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(file, formats=["PNG"]) as picture:
+                    text = picture.info.get(_KEY)
+        except Image.DecompressionBombError as error:
+            raise ValueError("this picture has far more pixels than any made here") from error
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise ValueError("this file is not a PNG picture that can be read") from error
         if text is None:
@@ -115,8 +121,8 @@ class Settings:
         return urlencode(pairs)
 
     @classmethod
-    def from_query(cls, query: str, default: Self) -> Self:
-        """Read an address's query; what it does not name is as in `default`.
+    def from_query(cls, query: str, default: Self) -> Self | None:
+        """Read an address's query, None if it names no setting; what is missing is `default`'s.
 
         Names that mean nothing here are left alone, as browsers and hosts add their own.
         Raises ValueError, in one sentence.
@@ -127,6 +133,8 @@ class Settings:
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
         except ValueError as error:
             raise ValueError(f"the address has more than {_MAX_FIELDS} settings") from error
+        if not any(name == "class" or name in _QUERY_TYPES for name, _ in pairs):
+            return None
         values = asdict(default)
         class_names = tuple(value for name, value in pairs if name == "class")
         if class_names:

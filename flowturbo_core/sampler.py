@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowturbo_core import steps as blocks
+from flowturbo_core.compile import compile_block
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.steps import State
 
@@ -55,9 +56,12 @@ def sample(steps: Mapping[str, Step], plan: SamplePlan, job: Job) -> Iterator[St
 
 
 def build_steps(
-    velocity: nn.Module, refiner: nn.Module | None = None, variant: str = "consistent"
+    velocity: nn.Module,
+    refiner: nn.Module | None = None,
+    variant: str = "consistent",
+    compiled: bool = False,
 ) -> dict[str, Step]:
-    """Bind each kind of block to its model; without a refiner there is no R."""
+    """Bind each kind of block to its model, compiled whole if asked; without a refiner, no R."""
     bound = {
         "E": partial(blocks.euler_step, velocity),
         "H": partial(blocks.heun_step, velocity),
@@ -65,6 +69,8 @@ def build_steps(
     }
     if refiner is not None:
         bound["R"] = partial(_REFINE_STEPS[variant], refiner)
+    if compiled:
+        bound = {kind: compile_block(kind, step) for kind, step in bound.items()}
     return {kind: partial(_on_device, step) for kind, step in bound.items()}
 
 

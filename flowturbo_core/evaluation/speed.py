@@ -50,17 +50,23 @@ def random_pipeline(
     return ClassConditionalPipeline(predictor, vae, names, refiner).to(device, dtype)
 
 
+MODES = ("eager", "compiled")
+
+
 def bench(
     pipeline: ClassConditionalPipeline,
     plans: Sequence[str],
     batch_size: int = 8,
     repeats: int = 7,
     guidance_scale: float | None = None,
+    modes: Sequence[str] = ("eager",),
 ) -> dict[str, Any]:
     """Time `plans` in turn, A B C A B C ..., `repeats` times, on batches of `batch_size` images.
 
-    Returns `rows`, one a plan: `ms_per_image` is the median over the repeats, `ratio` the median
-    of the ratios to the first plan in the same round. Nothing of the warm-up is counted.
+    Returns `rows`, one a plan and mode: `ms_per_image` is the median over the repeats, `ratio` the
+    median of the ratios to the first row in the same round, `predictor_ms_per_image` and
+    `refiner_ms_per_image` what its blocks took. Nothing of the warm-up is counted. Where there is
+    no compiler the compiled rows are left out, and `notes` says so.
     """
     if not plans:
         raise ValueError("name at least one plan to time; the list is empty")
@@ -70,36 +76,89 @@ def bench(
     batch_size = whole_number("batch_size", batch_size, 1, 256)
     repeats = whole_number("repeats", repeats, 1, 1000)
     labels = [k % len(pipeline.class_names) for k in range(batch_size)]
+    pipelines, notes = _in_modes(pipeline, modes)
 
-    def run(plan: SamplePlan) -> Timing:
+    def run(mode: str, plan: SamplePlan) -> Timing:
         request = pipeline.request(labels, plan, guidance_scale, num_images=1, seed=0)
-        return pipeline.finish(pipeline.job(request), plan, output_type="pt").timing
+        timed_pipeline = pipelines[mode]
+        job = timed_pipeline.job(request)
+        return timed_pipeline.finish(job, plan, output_type="pt").timing
 
-    for plan in parsed:
-        run(plan)
-    rounds = [[run(plan) for plan in parsed] for _ in range(repeats)]
-    rows = []
-    for k, plan in enumerate(parsed):
-        times = [timings[k].ms_per_image for timings in rounds]
-        ratios = [timings[k].ms_per_image / timings[0].ms_per_image for timings in rounds]
-        row = {
-            "plan": str(plan),
-            "mode": "eager",
-            "ms_per_image": statistics.median(times),
-            "ms_min": min(times),
-            "ms_max": max(times),
-            "ratio": statistics.median(ratios),
-            "decode_ms_per_image": statistics.median(t[k].decode_ms_per_image for t in rounds),
-        }
-        rows.append({n: round(v, 4) if isinstance(v, float) else v for n, v in row.items()})
+    cases = [(mode, plan) for mode in pipelines for plan in parsed]
+    for case in cases:
+        run(*case)
+    peak = _PeakMemory(pipeline.device)
+    rounds = [[run(*case) for case in cases] for _ in range(repeats)]
+    rows = [
+        {"plan": str(plan), "mode": mode, **_row([timings[k] for timings in rounds], plan, rounds)}
+        for k, (mode, plan) in enumerate(cases)
+    ]
     return {
         "rows": rows,
         "batch_size": batch_size,
         "repeats": repeats,
         "device": describe_device(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "peak_memory_mib": peak.mib(),
+        "notes": notes,
         "versions": VERSIONS,
     }
+
+
+def _in_modes(
+    pipeline: ClassConditionalPipeline, modes: Sequence[str]
+) -> tuple[dict[str, ClassConditionalPipeline], list[str]]:
+    """Return the pipeline in each mode, and what a person should know of a mode left out."""
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown or not modes:
+        raise ValueError(f"modes {', '.join(unknown)!r}: choose from {', '.join(MODES)}")
+    found, notes = {}, []
+    for mode in modes:
+        try:
+            found[mode] = pipeline if mode == "eager" else pipeline.compiled()
+        except ValueError as error:
+            found["eager"] = pipeline
+            notes.append(f"eager only: {error}")
+    return found, notes
+
+
+def _row(
+    timings: Sequence[Timing], plan: SamplePlan, rounds: Sequence[Sequence[Timing]]
+) -> dict[str, float]:
+    ms = [timing.ms_per_image for timing in timings]
+    ratios = [m / timings[0].ms_per_image for m, timings in zip(ms, rounds, strict=True)]
+    refining = [
+        sum(b for kind, b in zip(plan.kinds, t.block_ms, strict=True) if kind == "R") / t.num_images
+        for t in timings
+    ]
+    decoding = [timing.decode_ms_per_image for timing in timings]
+    predicting = [m - r - d for m, r, d in zip(ms, refining, decoding, strict=True)]
+    row = {
+        "ms_per_image": statistics.median(ms),
+        "ms_min": min(ms),
+        "ms_max": max(ms),
+        "ratio": statistics.median(ratios),
+        "predictor_ms_per_image": statistics.median(predicting),
+        "refiner_ms_per_image": statistics.median(refining),
+        "decode_ms_per_image": statistics.median(decoding),
+    }
+    return {name: round(value, 4) for name, value in row.items()}
+
+
+class _PeakMemory:
+    """The most memory in use since this was made on a GPU; on a CPU, by the process at all."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def mib(self) -> float:
+        if self.device.type == "cuda":
+            return round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
+        import resource  # only here: Windows has none
+
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
 
 
 def write_json(content: dict[str, Any], file: Path) -> None:

@@ -1,5 +1,6 @@
 """What every pipeline does: load and save, run a job block by block, decode, and time it."""
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from diffusers import AutoencoderKL, ModelMixin
 from PIL import Image
 from torch import Tensor
 
+from flowturbo_core.compile import can_compile
 from flowturbo_core.devices import DTYPES, resolve_device, resolve_dtype
 from flowturbo_core.guidance import GuidedPredictor, GuidedRefiner, Unguided, choose_guidance
 from flowturbo_core.images import to_pil
@@ -121,6 +123,8 @@ class FlowPipeline:
             "default_guidance_scale", default_guidance_scale, 0, MAX_GUIDANCE_SCALE
         )
         self._warmed_up: set[Any] = set()
+        self._steps: dict[Any, dict[str, Step]] = {}
+        self._is_compiled = False
         _check_parts(predictor, vae, refiner)
 
     @property
@@ -149,7 +153,23 @@ class FlowPipeline:
                 # these models have none.
                 torch.nn.Module.to(model, device=device, dtype=dtype)
         self._warmed_up.clear()
+        self._steps.clear()
         return self
+
+    def compiled(self) -> Self:
+        """Return a pipeline on the same weights that compiles each kind of block, whole.
+
+        The first run of each kind and batch size takes as long as compiling does. Raises
+        ValueError where torch.compile does not work.
+        """
+        if not can_compile(self.device.type):
+            raise ValueError(
+                "torch.compile does not work on this machine: it needs a C++ compiler and "
+                "Python's headers on a CPU, Triton on a GPU"
+            )
+        twin = copy.copy(self)
+        twin._warmed_up, twin._steps, twin._is_compiled = set(), {}, True
+        return twin
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -194,11 +214,7 @@ class FlowPipeline:
         if plan.refiner_evaluations and self.refiner is None:
             raise ValueError(f"plan {plan} has refiner steps, but this model has no refiner")
         guidance = self.guidance(float(job.guidance_scale))
-        steps = build_steps(
-            GuidedPredictor(self.predictor, guidance),
-            None if self.refiner is None else GuidedRefiner(self.refiner, guidance),
-            "consistent" if self.refiner is None else self.refiner.config.variant,
-        )
+        steps = self._steps_with(guidance)
         packed = guidance.pack(job)
         self._warm_up(steps, packed, plan, job.x_init)
         states, done = sample(steps, plan, packed), 0
@@ -217,6 +233,18 @@ class FlowPipeline:
                 State(x.clone(), v.clone()),
                 block_ms,
             )
+
+    def _steps_with(self, guidance: Unguided) -> dict[str, Step]:
+        """Return the blocks under this kind of guidance, the same ones each time."""
+        kind = type(guidance)  # of a model's partial guidance there is one number of channels
+        if kind not in self._steps:
+            self._steps[kind] = build_steps(
+                GuidedPredictor(self.predictor, guidance),
+                None if self.refiner is None else GuidedRefiner(self.refiner, guidance),
+                "consistent" if self.refiner is None else self.refiner.config.variant,
+                self._is_compiled,
+            )
+        return self._steps[kind]
 
     def _warm_up(self, steps: dict[str, Step], job: Job, plan: SamplePlan, latents: Tensor) -> None:
         for kind in sorted(set(plan.kinds)):

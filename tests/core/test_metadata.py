@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 from dataclasses import asdict, replace
 
 import pytest
@@ -58,7 +60,27 @@ def test_into_an_address_and_back():
 def test_an_address_may_name_a_part_and_more():
     read = Settings.from_query("?seed=3&class=fish&__theme=dark&utm_source=x".lstrip("?"), SETTINGS)
     assert read == replace(SETTINGS, seed=3, class_names=("fish",))
-    assert Settings.from_query("", SETTINGS) == SETTINGS
+
+
+@pytest.mark.parametrize("query", ["", "__theme=dark&utm_source=x", "&&="])
+def test_an_address_that_names_no_setting_asks_for_nothing(query):
+    assert Settings.from_query(query, SETTINGS) is None
+
+
+@pytest.mark.parametrize(
+    ("side", "sentence"), [(12_000, "carries no settings"), (100_000, "far more pixels")]
+)
+def test_a_picture_that_would_fill_the_memory_is_not_decoded(tmp_path, recwarn, side, sentence):
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = struct.pack(">II", side, side)  # width and height, in the first chunk
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    file = tmp_path / "bomb.png"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        Settings.from_png(file)
+    assert not recwarn.list
 
 
 HOSTILE = "<script>alert(1)</script>"

@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
+from flowturbo_core.compile import can_compile
 from flowturbo_core.evaluation.speed import bench, random_pipeline
+from flowturbo_core.pipelines import base
 
 
 def test_plans_are_compared_with_the_first(command_line, pipeline_folder, tmp_path):
@@ -22,6 +24,9 @@ def test_plans_are_compared_with_the_first(command_line, pipeline_folder, tmp_pa
     for row in result["rows"]:
         assert 0 < row["ms_min"] <= row["ms_per_image"] <= row["ms_max"]
         assert 0 < row["decode_ms_per_image"] < row["ms_per_image"]
+        assert row["mode"] == "eager" and row["predictor_ms_per_image"] > 0
+    assert first["refiner_ms_per_image"] == 0 < second["refiner_ms_per_image"]
+    assert result["peak_memory_mib"] > 10 and result["notes"] == []
     assert (result["batch_size"], result["device"] != "", result["dtype"]) == (2, True, "float32")
     assert list(file.parent.iterdir()) == [file]
 
@@ -36,6 +41,8 @@ def test_plans_are_compared_with_the_first(command_line, pipeline_folder, tmp_pa
         ({"repeats": 0}, "repeats"),
         ({"repeats": 1.5}, "1.5"),
         ({"guidance_scale": float("nan")}, "nan"),
+        ({"modes": ["fast"]}, "'fast': choose from eager, compiled"),
+        ({"modes": []}, "choose from eager, compiled"),
     ],
 )
 def test_wrong_benchmarks_are_refused(pipeline, changes, named):
@@ -46,3 +53,37 @@ def test_wrong_benchmarks_are_refused(pipeline, changes, named):
 def test_an_unknown_architecture_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="sit-xxl-2.*sit-xl-2"):
         random_pipeline("sit-xxl-2", torch.device("cpu"), torch.float32)
+
+
+def test_where_there_is_no_compiler_eager_is_timed_and_it_is_said(pipeline, monkeypatch):
+    monkeypatch.setattr(base, "can_compile", lambda device_type: False)
+    result = bench(pipeline, ["H2"], 1, 1, modes=["eager", "compiled"])
+    assert [row["mode"] for row in result["rows"]] == ["eager"]
+    (note,) = result["notes"]
+    assert note.startswith("eager only: torch.compile does not work on this machine")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile("cpu"), reason="torch.compile does not work here")
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_compiled_blocks_are_the_eager_ones_and_compile_once(pipeline, guidance_scale):
+    compiled = pipeline.compiled()
+    for plan in ("H1P2R2", "E2H1"):
+        asked = {"guidance_scale": guidance_scale, "seed": 1, "output_type": "latent"}
+        eager = pipeline([0, 1], plan, **asked).latents
+        torch.testing.assert_close(
+            compiled([0, 1], plan, **asked).latents, eager, rtol=1e-4, atol=1e-4
+        )
+    with torch.compiler.set_stance(
+        "fail_on_recompile"
+    ):  # other steps, times, seeds: no new program
+        compiled([1, 2], "H3P4R2", guidance_scale=guidance_scale, seed=9)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile("cpu"), reason="torch.compile does not work here")
+def test_both_modes_are_timed_in_turn(pipeline):
+    result = bench(pipeline, ["H2", "H1P1"], 1, 3, modes=["eager", "compiled"])
+    assert [(row["plan"], row["mode"]) for row in result["rows"]] == [
+        ("H2", "eager"), ("H1P1", "eager"), ("H2", "compiled"), ("H1P1", "compiled"),
+    ]  # fmt: skip

@@ -63,6 +63,11 @@ def test_the_documentation_names_types_and_ranges(address, client):
     assert list(endpoints) == [ENDPOINT]
     parameters = [p["parameter_name"] for p in endpoints[ENDPOINT]["parameters"]]
     assert parameters == list(NAMES)
+    assert [p["parameter_has_default"] for p in endpoints[ENDPOINT]["parameters"]] == [True] * 8
+    seed = httpx.get(f"{address}gradio_api/info").json()["named_endpoints"][ENDPOINT]["parameters"][
+        6
+    ]
+    assert (seed["type"]["type"], seed["type"]["maximum"]) == ("integer", 2**32 - 1)
     described = httpx.get(f"{address}gradio_api/info").json()["named_endpoints"][ENDPOINT]
     assert "0 to 4294967295" in described["description"]
 
@@ -76,6 +81,8 @@ BAD = [
     ("heun", None),
     ("heun", "1"),
     ("randomise", "yes"),
+    ("seed", [1]),
+    ("seed", None),
 ]
 
 
@@ -121,6 +128,13 @@ def test_the_client_raises_the_sentence_and_the_server_goes_on(client):
         client.predict(**asked(heun=1.5), api_name=ENDPOINT)
     pictures, _ = client.predict(**asked(), api_name=ENDPOINT)
     assert len(pictures) == 1
+
+
+def test_what_is_not_given_is_the_models_default(client):
+    pictures, record = client.predict(class_names=["cat"], seed=7, api_name=ENDPOINT)
+    assert len(pictures) == 1
+    assert (record["plan"], record["guidance_scale"], record["seed"]) == ("H1P5R3", 1.5, 7)
+    assert record["versions"]["torch"]
 
 
 def test_a_cancelled_request_frees_the_server(client):

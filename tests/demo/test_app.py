@@ -158,7 +158,7 @@ def test_mcp_without_its_package_is_one_sentence(monkeypatch, capsys):
         importlib.util, "find_spec", lambda n, *a: None if n == "mcp" else find(n, *a)
     )
     said = refusal(monkeypatch, capsys, "--mcp")
-    assert said == "error: --mcp needs a package: pip install -r requirements-mcp.txt\n"
+    assert said == "error: --mcp: pip install -r requirements-mcp.txt -c constraints.txt\n"
 
 
 def refusal(monkeypatch, capsys, arguments):

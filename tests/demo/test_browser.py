@@ -302,6 +302,108 @@ def test_a_slider_let_go_samples_again_with_the_same_seed(browser, address, comp
     visit.page.close()
 
 
+LONG = {"heun": 24, "pseudo": 24, "refiner": 8, "images": 8}
+SHORT = {"heun": 1, "pseudo": 0, "refiner": 0, "images": 1}
+
+
+def error_marks(visit):
+    return visit.page.locator(".readout .error:visible")
+
+
+@pytest.mark.parametrize("pause_ms", [0, 200, 1000])
+def test_generate_right_after_stop_is_not_lost(browser, address, pause_ms):
+    visit = Visit(browser, address, SIZES["desk"])
+    visit.slide(**LONG)
+    visit.generate.click()
+    visit.expect_readout("[2-9] of 56 blocks")
+    visit.slide(**SHORT)
+    visit.stop.click()
+    visit.page.wait_for_timeout(pause_ms)
+    visit.generate.click()
+    visit.expect_readout("H1 · ")
+    expect(visit.generate).to_be_enabled()
+    expect(error_marks(visit)).to_have_count(0)
+    assert visit.complaints == []
+    visit.page.close()
+
+
+@pytest.mark.parametrize("pause_ms", [0, 200, 600])
+def test_stop_is_not_lost_on_a_slow_line(browser, address, computed, pause_ms):
+    visit = Visit(browser, address, SIZES["desk"])
+    visit.slide(**LONG)
+    visit.expect_cost("H24P24R8")
+    line = {"offline": False, "latency": 400, "downloadThroughput": -1, "uploadThroughput": -1}
+    visit.page.context.new_cdp_session(visit.page).send("Network.emulateNetworkConditions", line)
+    visit.generate.click()
+    visit.page.wait_for_timeout(pause_ms)
+    visit.stop.click()
+    visit.expect_readout("Stopped|Ready")
+    visit.page.wait_for_timeout(2500)
+    visit.expect_readout("Stopped")
+    expect(visit.generate).to_be_enabled()
+    expect(visit.stop).to_be_disabled()
+    assert len(computed) < 56 and visit.complaints == []
+    visit.page.close()
+
+
+def test_stop_ends_what_is_about_to_be_sampled_again(browser, address, computed):
+    visit = Visit(browser, address, SIZES["desk"])
+    visit.slide(**LONG)
+    visit.live.check()
+    visit.drag("heun", 22)
+    visit.expect_readout("of 5[0-9] blocks")
+    visit.drag("heun", 17)
+    visit.stop.click()
+    visit.page.wait_for_timeout(2500)
+    visit.expect_readout("Stopped")
+    done = len(computed)
+    visit.page.wait_for_timeout(500)
+    assert len(computed) == done
+    expect(visit.generate).to_be_enabled()
+    assert visit.complaints == []
+    visit.page.close()
+
+
+def test_a_live_request_overtaken_in_the_queue_is_not_run(browser, address, computed):
+    first, second = (Visit(browser, address, SIZES["desk"]) for _ in range(2))
+    first.slide(**LONG)
+    first.expect_cost("H24P24R8")
+    second.slide(**LONG)
+    second.live.check()
+    first.generate.click()
+    first.expect_readout("of 56 blocks")
+    second.drag("heun", 22)
+    second.page.wait_for_timeout(500)
+    second.slide(pseudo=0, refiner=0, images=1)
+    steps = second.drag("heun", 3)
+    second.page.wait_for_timeout(300)
+    computed.clear()
+    first.stop.click()
+    second.expect_readout(f"H{steps} · ")
+    assert len(computed) < 20
+    for visit in (first, second):
+        assert visit.complaints == []
+        visit.page.close()
+
+
+def test_what_stop_keeps_carries_its_settings(browser, address, tmp_path):
+    visit = Visit(browser, address, SIZES["desk"])
+    visit.choose_classes("fish")
+    visit.slide(**LONG)
+    visit.generate.click()
+    visit.expect_readout("[2-9] of 56 blocks")
+    visit.stop.click()
+    visit.expect_readout("Stopped")
+    expect(visit.pictures.first).to_have_attribute("src", re.compile("fish-H24P24R8"))
+    kept = tmp_path / "kept.png"
+    address = visit.pictures.nth(1).get_attribute("src")
+    kept.write_bytes(visit.page.request.get(address).body())
+    settings = Settings.from_png(kept)
+    assert (settings.class_names, settings.plan) == (("fish",), "H24P24R8")
+    assert str(settings.seed - 1) == visit.seed.input_value()
+    visit.page.close()
+
+
 def test_keys(visit):
     visit.slide(heun=24, pseudo=24, refiner=8, images=8)
     visit.page.keyboard.press("Control+Enter")
@@ -445,12 +547,19 @@ def test_a_picture_dropped_anywhere_is_sampled_again_while_live(browser, address
     visit.page.close()
 
 
-def test_an_address_is_sampled_at_once(browser, address):
-    page = browser.new_page()
-    page.goto(f"{address}?class=cat&plan=H1P1&seed=5")
+@pytest.mark.parametrize("size", SIZES)
+def test_an_address_is_sampled_at_once_and_keeps_what_is_not_ours(browser, address, service, size):
+    width, height = SIZES[size]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(f"{address}?__theme=dark&class=+Cat&plan=H1P1&seed=5")
     readout = page.locator(".card")
     expect(readout).to_have_text(re.compile("H1P1 · "), timeout=PATIENCE_MS)
     expect(page.locator(".gallery img")).to_have_attribute("alt", "cat")
+    expect(page.locator(".tile[aria-pressed=true]")).to_have_text(["cat"])
+    page.wait_for_url("**class=cat**__theme=dark")
+    page.goto(f"{address}?{service.default_settings.to_query()}")  # as everything opens anyway
+    expect(readout).to_have_text(re.compile("H1P5R3 · "), timeout=PATIENCE_MS)
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("0")
     page.close()
 
 
@@ -496,6 +605,10 @@ def test_the_page_is_there_before_the_model(browser, serve, postcards_folder, tm
     visit.generate.click()
     visit.expect_readout("Loading")
     expect(visit.stop).to_be_enabled()
+    visit.stop.click()
+    visit.expect_readout("Stopped")
+    visit.generate.click()
+    visit.expect_readout("Loading")
     may_load.set()
     visit.expect_readout("H1 · ")
     expect(status).to_have_text("tiny-postcards on cpu, float32")

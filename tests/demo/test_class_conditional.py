@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from demo import readout, service, ui, wiring
-from demo.events import Done, PlanSummary, Preview
+from demo.events import Done, PlanSummary, Preview, Stopped
 from demo.pictures import png_file
 from demo.service import Service
 from demo.tabs import class_conditional
@@ -68,7 +68,7 @@ ASKED = (["cat"], 1, 5, 3, 1.5, 1, 0, False)
 
 
 def asked_of(fake):
-    return wiring.shown(fake, fake.generate_class_conditional, *ASKED, "visitor")
+    return wiring.shown(fake, fake.generate_class_conditional, *ASKED, "visitor", 1)
 
 
 def test_programs_get_pictures_and_a_record():
@@ -93,7 +93,7 @@ def test_events_become_pictures_readout_and_seed():
     assert "sampling 30.1 + decoding 8.2 ms" in result
     assert "7 predictor + 6 refiner evaluations" in result
     assert "1.9× as fast as H9 (≈ 73.0 ms)" in result
-    assert fake.asked == (["cat"], 1, 5, 3, 1.5, 1, 0, False, "visitor")
+    assert fake.asked == (["cat"], 1, 5, 3, 1.5, 1, 0, False, "visitor", 1)
 
 
 def test_a_picture_is_written_once_and_whole(tmp_path, monkeypatch):
@@ -125,6 +125,20 @@ def test_a_refusal_is_the_sentence_and_not_a_traceback(error):
     assert not raised.value.print_exception
 
 
+def test_what_was_stopped_keeps_its_pictures_with_their_settings():
+    (_, progress, *_), (pictures, text, *rest) = asked_of(FakeService(PREVIEW, Stopped()))
+    assert readout.BAR in progress and "Stopped" in text and "how far" in text
+    assert Settings.from_png(pictures[0][0]) == SETTINGS
+    ((gallery, text, *_),) = asked_of(FakeService(Stopped()))
+    assert "Nothing was sampled" in text and gallery == gr.skip()
+
+
+def test_programs_are_refused_in_plain_text():
+    with pytest.raises(gr.Error) as raised:
+        list(class_conditional.handler(FakeService(ValueError("class '<b>' is not")))(*ASKED))
+    assert raised.value.message == "Class '<b>' is not"
+
+
 def test_a_mistake_in_the_program_is_not_dressed_up():
     with pytest.raises(RuntimeError):
         list(asked_of(FakeService(PREVIEW, RuntimeError("bug"))))
@@ -142,12 +156,13 @@ def test_closing_the_handler_closes_the_service():
 def test_only_a_readout_of_work_in_progress_has_a_bar():
     assert readout.BAR in readout.in_progress(PREVIEW)
     assert readout.BAR in readout.loading()
-    for html in (readout.idle(), readout.finished(DONE), readout.interrupted()):
+    for html in (readout.idle(), readout.finished(DONE), readout.interrupted(True)):
         assert readout.BAR not in html
 
 
 def test_the_documentation_gives_the_limits():
     documented = class_conditional.handler(FakeService()).__doc__
+    described = class_conditional.arguments(FakeService())
     for name, (low, high) in {
         "heun": service.HEUN_STEPS,
         "pseudo": service.PSEUDO_STEPS,
@@ -158,6 +173,10 @@ def test_the_documentation_gives_the_limits():
     }.items():
         (line,) = [line for line in documented.splitlines() if line.strip().startswith(f"{name}:")]
         assert f"from {low} to {high}" in line
+        default, schema = described[name]
+        assert (schema["minimum"], schema["maximum"]) == (low, high)
+        assert low <= default <= high and f"from {low} to {high}" in schema["description"]
+    assert described["randomise"][0] is False  # a seed that is given is taken
 
 
 def test_the_page_stands_on_a_fake():

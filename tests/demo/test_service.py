@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from demo import accelerator as accelerator_module
+from demo import service as service_module
 from demo.engine import Engine, heun_ms_per_image
-from demo.events import Done, Preview
+from demo.events import Done, Preview, Stopped
 from demo.service import Service
 from flowturbo_core.data import postcards
 from flowturbo_core.metadata import Settings
@@ -204,26 +205,59 @@ def test_stop_ends_the_work_within_one_block(scripted, scripted_service, monkeyp
     assert [name for name, _ in scripted.blocks].count((0,)) <= started + 1
 
 
-def test_a_visitor_interrupts_what_the_same_visitor_asked_for_and_nothing_else(
-    scripted, scripted_service
-):
-    events = ask(scripted_service, heun=24, pseudo=0, refiner=0, visitor="one")
+@pytest.fixture
+def held(scripted, scripted_service):
+    """Return the events of visitor one's long request, ticket 3, of which one preview is there."""
+    events = ask(scripted_service, heun=24, pseudo=0, refiner=0, visitor="one", ticket=3)
     next(events)
-    scripted_service.interrupt("two")
-    scripted_service.interrupt(None)
-    assert isinstance(next(events), Preview)
-    scripted_service.interrupt("one")
-    assert len(list(events)) <= 2  # one that was ready, one that was under way
+    yield events
+    events.close()
+
+
+def test_a_visitor_stops_its_own_requests_up_to_a_ticket(scripted, scripted_service, held):
+    scripted_service.stop("two", 9)
+    scripted_service.stop("one", 2)
+    assert isinstance(next(held), Preview)
+    scripted_service.stop("one", 3)
+    assert list(held) == [Stopped()]
     assert len(scripted.blocks) <= 4
-    assert isinstance(list(ask(scripted_service, visitor="one"))[-1], Done)
+    assert isinstance(list(ask(scripted_service, visitor="one", ticket=4))[-1], Done)
+
+
+def test_what_is_overtaken_ends_without_a_word(scripted, scripted_service, held):
+    scripted_service.overtake("one", 3)
+    assert list(held) == [] and len(scripted.blocks) <= 3
+
+
+def test_a_stop_may_come_before_what_it_stops(scripted, scripted_service):
+    scripted_service.stop("one", 5)
+    assert list(ask(scripted_service, visitor="one", ticket=5)) == [Stopped()]
+    scripted_service.overtake("one", 6)
+    assert list(ask(scripted_service, visitor="one", ticket=6)) == []
+    assert scripted.blocks == []
+    assert isinstance(list(ask(scripted_service, visitor="one", ticket=7))[-1], Done)
+    assert isinstance(list(ask(scripted_service, visitor="two", ticket=1))[-1], Done)
+
+
+def test_only_so_many_visitors_are_remembered(scripted_service, monkeypatch):
+    monkeypatch.setattr(service_module, "_MAX_VISITORS", 2)
+    for visitor in ("one", "two", "three"):
+        scripted_service.stop(visitor, 1)
+    assert list(ask(scripted_service, visitor="three", ticket=1)) == [Stopped()]
+    assert isinstance(list(ask(scripted_service, visitor="one", ticket=1))[-1], Done)
 
 
 RESTORED = Settings("scripted", ("dog", "cat"), "H1P5R3", 1.5, 2, 7)
 
 
 def test_settings_that_this_page_can_run(scripted_service):
-    assert scripted_service.counts_of(RESTORED) == (1, 5, 3)
-    assert scripted_service.counts_of(scripted_service.default_settings) == (1, 5, 3)
+    assert scripted_service.restored(RESTORED) == (["dog", "cat"], (1, 5, 3))
+    assert scripted_service.restored(scripted_service.default_settings)[1] == (1, 5, 3)
+
+
+def test_classes_come_back_as_the_model_names_them(scripted_service):
+    names, _ = scripted_service.restored(replace(RESTORED, class_names=(" Cat ", "1")))
+    assert names == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +278,7 @@ def test_settings_that_this_page_can_run(scripted_service):
 )
 def test_settings_that_it_cannot(scripted_service, changes, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)) as refusal:
-        scripted_service.counts_of(replace(RESTORED, **changes))
+        scripted_service.restored(replace(RESTORED, **changes))
     assert len(str(refusal.value)) < 200
 
 
