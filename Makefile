@@ -13,12 +13,13 @@ GPU_TRAINING := --recipe postcards --device cuda --workers 14
 BASE_PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all lint format gpu clean
+.PHONY: help demo test test-all screenshots lint format gpu clean
 
 help:
 	@echo "make demo      install what is needed and start the page on http://127.0.0.1:7860"
 	@echo "make test      all tests but the slow ones and those that need a GPU"
 	@echo "make test-all  the slow tests too"
+	@echo "make screenshots  take the README's pictures of the page again"
 	@echo "make lint      check the style;  make format  mend it"
 	@echo "make gpu PYTHON=python3 [MINUTES=20]  tests, timings and training on a GPU"
 
@@ -49,6 +50,10 @@ test: $(VENV)/test.stamp $(VENV)/chromium.stamp
 
 test-all: $(VENV)/test.stamp $(VENV)/chromium.stamp
 	$(RUN) -m pytest -q -m "not gpu"
+
+# The pictures of the page that the README shows, taken by the browser's tests.
+screenshots: $(VENV)/test.stamp $(VENV)/chromium.stamp
+	FLOWTURBO_SCREENSHOTS=assets/screenshots $(RUN) -m pytest -q tests/demo/test_browser.py -k screenshots
 
 lint: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check .

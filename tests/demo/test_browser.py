@@ -430,7 +430,7 @@ def test_an_address_a_picture_and_a_run_bring_their_settings_back(browser, addre
     visit.slide(heun=1, pseudo=0, refiner=0, images=1, guidance=1)
     visit.seed.fill("3")
     visit.run()
-    visit.page.wait_for_url("**plan=H1&**seed=3")
+    visit.page.wait_for_url("**plan=H1&**seed=3**")
     expect(visit.page.locator(".visit li").first).to_contain_text("seed 3")
     with visit.page.expect_download() as download:
         visit.page.get_by_text("Download all").click()
@@ -637,6 +637,7 @@ def test_axe_finds_no_serious_violation(browser, address, size, colours):
 
 def serious_violations(page):
     """Return what axe-core calls serious or critical, with the elements concerned."""
+    page.wait_for_timeout(500)  # colours on their way to others have any contrast
     violations = Axe().run(page).response["violations"]
     return [
         (v["id"], [node["target"] for node in v["nodes"]])
