@@ -296,8 +296,10 @@ class _Wanted:
 
     def end(self, visitor: str, ticket: int, stopped: bool) -> None:
         """End what the visitor asked for up to `ticket`."""
-        self._ended[visitor] = (ticket, stopped)
-        self._ended.move_to_end(visitor)
+        last, _ = self._ended.get(visitor, (-1, False))
+        if ticket >= last:  # messages may overtake each other on the way
+            self._ended[visitor] = (ticket, stopped)
+            self._ended.move_to_end(visitor)
         if len(self._ended) > _MAX_VISITORS:
             self._ended.popitem(last=False)
         current = self._current.get(visitor)

@@ -239,6 +239,12 @@ def test_a_stop_may_come_before_what_it_stops(scripted, scripted_service):
     assert isinstance(list(ask(scripted_service, visitor="two", ticket=1))[-1], Done)
 
 
+def test_what_arrives_late_takes_no_stop_back(scripted_service):
+    scripted_service.stop("one", 5)
+    scripted_service.overtake("one", 4)
+    assert list(ask(scripted_service, visitor="one", ticket=5)) == [Stopped()]
+
+
 def test_only_so_many_visitors_are_remembered(scripted_service, monkeypatch):
     monkeypatch.setattr(service_module, "_MAX_VISITORS", 2)
     for visitor in ("one", "two", "three"):

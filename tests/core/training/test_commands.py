@@ -33,6 +33,8 @@ TINY = Recipe(
     predictor_training=FAST,
     refiner=SIT | {"depth": 1},
     refiner_training=FAST,
+    evaluator={"widths": (8,) * 5},
+    evaluator_training=FAST,
     num_latents=20,
 )
 
