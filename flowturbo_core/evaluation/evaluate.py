@@ -33,14 +33,17 @@ from flowturbo_core.evaluation.solver_error import (
     solve,
     solver_errors,
 )
-from flowturbo_core.models.autoencoder import decode_latents, downsampling_factor
+from flowturbo_core.models.autoencoder import (
+    decode_latents,
+    downsampling_factor,
+    reconstruct,
+)
 from flowturbo_core.models.catalog import bundled_models, model_folder
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.storage import load_model
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import whole_number
-from flowturbo_core.training.evaluator import reconstruct
 
 EVALUATOR = "postcards-evaluator"
 METRICS = ("frechet", "accuracy", "solver")

@@ -117,3 +117,9 @@ def autoencoder_hash(vae: AutoencoderKL) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Return images (B, 3, H, W) in [-1, 1] after encoding and decoding, clamped to [-1, 1]."""
+    return decode_latents(vae, encode_images(vae, images)).float().clamp(-1, 1)

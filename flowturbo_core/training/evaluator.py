@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowturbo_core.data.scenes import SHEET_SEED, AttributedScenes
 from flowturbo_core.images import contact_sheet, to_pil
-from flowturbo_core.models.autoencoder import decode_latents, encode_images
+from flowturbo_core.models.autoencoder import reconstruct
 from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
 from flowturbo_core.models.storage import save_trained
 from flowturbo_core.training.loop import Objective
@@ -61,12 +61,6 @@ class EvaluatorObjective(Objective):
         stored = stored.to(next(self.model.parameters()).device).eval()
         unseen = measure(stored, self.frozen[0], AttributedScenes(SHEET_SEED), _UNSEEN)
         save_trained(stored, folder, record | {"unseen": unseen})
-
-
-@torch.no_grad()
-def reconstruct(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W) in [-1, 1] after encoding and decoding, clamped to [-1, 1]."""
-    return decode_latents(vae, encode_images(vae, images)).float().clamp(-1, 1)
 
 
 @torch.no_grad()

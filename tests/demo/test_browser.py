@@ -126,6 +126,8 @@ class Visit:
 
     def drag(self, name, value):
         track = self.page.locator(f".{name} input[type=range]")
+        # To the middle: at the lower edge, Generate would lie over it.
+        track.evaluate("(e) => e.scrollIntoView({ block: 'center', behavior: 'instant' })")
         box, highest = track.bounding_box(), int(track.get_attribute("max"))
         place = [box["x"] + box["width"] * share / highest for share in (0.5, value)]
         height = box["y"] + box["height"] / 2
@@ -273,8 +275,14 @@ def test_a_refusal_is_said_and_the_page_goes_on(visit):
     visit.expect_readout("H8 · .* 16 predictor evaluations(?! [+])")
 
 
-def test_a_slider_let_go_samples_again_with_the_same_seed(browser, address, computed):
-    visit = Visit(browser, address, SIZES["desk"])
+LOOKS = [("desk", "light"), ("telephone", "dark")]
+
+
+@pytest.mark.parametrize(("size", "colours"), LOOKS)
+def test_a_slider_let_go_samples_again_with_the_same_seed(
+    browser, address, computed, size, colours
+):
+    visit = Visit(browser, address, SIZES[size], colours)
     visit.slide(heun=1, pseudo=0, refiner=0)
     visit.run()
     seed = visit.seed.input_value()
@@ -532,8 +540,11 @@ def test_classes_are_found_by_name_and_chosen_all_at_once(visit):
     visit.expect_toast("Choose at least one class")
 
 
-def test_a_picture_dropped_anywhere_is_sampled_again_while_live(browser, address, tmp_path):
-    visit = Visit(browser, address, SIZES["desk"])
+@pytest.mark.parametrize(("size", "colours"), LOOKS)
+def test_a_picture_dropped_anywhere_is_sampled_again_while_live(
+    browser, address, tmp_path, size, colours
+):
+    visit = Visit(browser, address, SIZES[size], colours)
     picture = tmp_path / "picture.png"
     info = Settings("tiny-postcards", ("fish",), "H2P1R1", 2.5, 1, 7).png_info({})
     Image.new("RGB", (8, 8)).save(picture, pnginfo=info)
@@ -564,7 +575,7 @@ def test_an_address_is_sampled_at_once_and_keeps_what_is_not_ours(browser, addre
 
 
 def test_of_two_visitors_the_second_sees_its_place_and_is_served_next(browser, address):
-    first, second = (Visit(browser, address, SIZES["desk"]) for _ in range(2))
+    first, second = (Visit(browser, address, SIZES[size], its) for size, its in LOOKS)
     first.slide(heun=24, pseudo=24, refiner=8, images=8)
     first.expect_cost("H24P24R8")
     second.choose_classes("cat")

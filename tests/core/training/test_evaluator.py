@@ -7,10 +7,11 @@ import torch
 
 from flowturbo_core.data.postcards import sample_scene
 from flowturbo_core.data.scenes import AttributedScenes
+from flowturbo_core.models.autoencoder import reconstruct
 from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
-from flowturbo_core.models.storage import load_model
+from flowturbo_core.models.storage import load_model, save_model
 from flowturbo_core.training import evaluator as module
-from flowturbo_core.training.evaluator import EvaluatorObjective, measure, reconstruct
+from flowturbo_core.training.evaluator import EvaluatorObjective, measure
 from tests.core.training.tiny import SETTINGS, train
 from tests.demo.conftest import make_pipeline
 
@@ -96,8 +97,6 @@ def test_accuracy_is_of_what_there_is(vae):
 
 
 def test_the_command_trains_one(command_line, tmp_path, monkeypatch, vae):
-    from flowturbo_core.models.storage import save_model
-
     monkeypatch.setattr(module, "_UNSEEN", 8)
     save_model(vae, tmp_path / "vae")
     done = command_line(
