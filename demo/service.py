@@ -236,8 +236,7 @@ class Service:
         seed: object,
     ) -> ClassConditionalRequest:
         plan = _plan(*counts)
-        if plan.refiner_evaluations and not self.has_refiner:
-            raise ValueError(f"plan {plan} has refiner steps, but this model has no refiner")
+        plan.require_refiner(self.has_refiner)
         return ClassConditionalRequest.create(
             [] if class_names is None else class_names,
             plan,

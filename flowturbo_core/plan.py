@@ -7,7 +7,7 @@ blocks and three refiner blocks; E25 is 25 Euler blocks; [H1P1R1]x3 repeats what
 import itertools
 import numbers
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 MAX_STEPS = 100
@@ -54,6 +54,11 @@ class SamplePlan:
                 f"plan {self} begins with R, a refiner step, which needs the velocity of a step "
                 "before it: begin with H, P or E"
             )
+
+    def require_refiner(self, is_there: bool) -> None:
+        """Raise ValueError if the plan has refiner steps and the model's refiner is not there."""
+        if self.refiner_evaluations and not is_there:
+            raise ValueError(f"plan {self} has refiner steps, but this model has no refiner")
 
     @classmethod
     def parse(cls, text: str) -> "SamplePlan":
@@ -147,3 +152,13 @@ class SamplePlan:
 def _bounded(digits: str) -> int:
     """Read a count; one too long to be allowed is not even turned into a number."""
     return int(digits) if len(digits.lstrip("0")) <= 3 else MAX_STEPS + 1
+
+
+def parse_distinct(plans: Sequence[str]) -> list[SamplePlan]:
+    """Read plans that are to be compared: at least one, and none of them twice."""
+    if not plans:
+        raise ValueError("name at least one plan; the list is empty")
+    parsed = [SamplePlan.parse(plan) for plan in plans]
+    if len(set(parsed)) != len(parsed):
+        raise ValueError(f"a plan is named twice in {', '.join(plans)}")
+    return parsed

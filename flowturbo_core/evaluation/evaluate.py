@@ -42,7 +42,7 @@ from flowturbo_core.models.catalog import bundled_models, model_folder
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.storage import load_model
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.plan import SamplePlan
+from flowturbo_core.plan import SamplePlan, parse_distinct
 from flowturbo_core.requests import whole_number
 
 EVALUATOR = "postcards-evaluator"
@@ -72,10 +72,7 @@ class Settings:
     def __post_init__(self) -> None:
         whole_number("num_samples", self.num_samples, 2, 1_000_000)
         whole_number("batch_size", self.batch_size, 1, 256)
-        if not self.plans:
-            raise ValueError("name at least one plan to evaluate; the list is empty")
-        if len(set(self.plans)) != len(self.plans):
-            raise ValueError(f"a plan is named twice in {', '.join(self.plans)}")
+        parse_distinct(self.plans)
         unknown = [metric for metric in self.metrics if metric not in METRICS]
         if unknown or not self.metrics:
             raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
@@ -103,10 +100,9 @@ def evaluate(
     Raises ValueError if `parts` holds another run's, or a plan cannot be run.
     """
     processes = PartialState()
-    plans = [SamplePlan.parse(plan) for plan in settings.plans]
+    plans = parse_distinct(settings.plans)
     for plan in plans:
-        if plan.refiner_evaluations and pipeline.refiner is None:
-            raise ValueError(f"plan {plan} has refiner steps, but this model has no refiner")
+        plan.require_refiner(pipeline.refiner is not None)
     _claim(parts, settings)
     count = -(-settings.num_samples // settings.batch_size)
     for number in range(processes.process_index, count, processes.num_processes):
@@ -305,6 +301,11 @@ def _solve(
     try:
         print("solving the reference", flush=True)
         reference = solve(pipeline, *asked)
+
+        def seen(latents: Tensor) -> Tensor:
+            return _look(evaluator, decode_latents(pipeline.vae, latents))[0]
+
+        exact = None if evaluator is None else seen(reference)
         for plan, row in zip(plans, rows, strict=True):
             latents = ends(pipeline, plan, *asked)
             errors = solver_errors(latents, reference)
@@ -312,11 +313,8 @@ def _solve(
             row["solver_error_interval"] = bootstrap_interval(
                 lambda i, e=errors: root_mean_square(e[i]), len(errors)
             )
-            if evaluator is not None:
-                features, exact = (
-                    _look(evaluator, decode_latents(pipeline.vae, x))[0]
-                    for x in (latents, reference)
-                )
-                row["solver_error_of_features"] = root_mean_square(solver_errors(features, exact))
+            if exact is not None:
+                of_features = solver_errors(seen(latents), exact)
+                row["solver_error_of_features"] = root_mean_square(of_features)
     finally:
         pipeline.to(dtype=dtype)

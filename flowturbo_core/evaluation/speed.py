@@ -14,7 +14,7 @@ from torch import nn
 from flowturbo_core.devices import VERSIONS, describe_device
 from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.plan import SamplePlan
+from flowturbo_core.plan import SamplePlan, parse_distinct
 from flowturbo_core.requests import whole_number
 from flowturbo_core.timing import Timing
 
@@ -68,11 +68,7 @@ def bench(
     `refiner_ms_per_image` what its blocks took. Nothing of the warm-up is counted. Where there is
     no compiler the compiled rows are left out, and `notes` says so.
     """
-    if not plans:
-        raise ValueError("name at least one plan to time; the list is empty")
-    parsed = [SamplePlan.parse(plan) for plan in plans]
-    if len({str(plan) for plan in parsed}) != len(parsed):
-        raise ValueError(f"a plan is named twice in {', '.join(plans)}")
+    parsed = parse_distinct(plans)
     batch_size = whole_number("batch_size", batch_size, 1, 256)
     repeats = whole_number("repeats", repeats, 1, 1000)
     labels = [k % len(pipeline.class_names) for k in range(batch_size)]

@@ -211,8 +211,7 @@ class FlowPipeline:
         first-time cost enters the times. Raises ValueError if the plan needs a refiner that
         this model does not have.
         """
-        if plan.refiner_evaluations and self.refiner is None:
-            raise ValueError(f"plan {plan} has refiner steps, but this model has no refiner")
+        plan.require_refiner(self.refiner is not None)
         guidance = self.guidance(float(job.guidance_scale))
         steps = self._steps_with(guidance)
         packed = guidance.pack(job)

@@ -19,7 +19,7 @@ from flowturbo_core.models.autoencoder import (
 from flowturbo_core.models.catalog import model_folder
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import load_model, read_record
+from flowturbo_core.models.storage import Model, load_model, read_record
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.requests import whole_number
 from flowturbo_core.training.autoencoder import AutoencoderObjective
@@ -58,11 +58,7 @@ def train_autoencoder(recipe_name: str, options: RunOptions) -> dict[str, Any]:
     """Train the recipe's autoencoder; the model folder is `options.output / "model"`."""
     recipe = get_recipe(recipe_name)
     _check(options, recipe.autoencoder_training)
-    torch.manual_seed(options.seed)
-    if options.init is None:
-        model = PixelUnshuffleAutoencoderKL(**recipe.autoencoder)
-    else:
-        model = load_model(PixelUnshuffleAutoencoderKL, options.init).train()
+    model = _start(PixelUnshuffleAutoencoderKL, recipe.autoencoder, options)
     objective = AutoencoderObjective(model, first_seed=options.seed * SCENES_PER_SEED)
     return _run(objective, recipe.autoencoder_training, options, options.workers)
 
@@ -72,18 +68,14 @@ def train_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[
     recipe = get_recipe(recipe_name)
     _check(options, recipe.predictor_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
-    torch.manual_seed(options.seed)
-    if options.init is None:
-        mean, std = (s.flatten().tolist() for s in latent_statistics(vae))
-        model = SiTPredictor(
-            **recipe.predictor,
-            num_classes=len(CLASSES),
-            latents_mean=mean,
-            latents_std=std,
-            autoencoder_hash=autoencoder_hash(vae),
-        )
-    else:
-        model = load_model(SiTPredictor, options.init).train()
+    mean, std = (s.flatten().tolist() for s in latent_statistics(vae))
+    config = recipe.predictor | {
+        "num_classes": len(CLASSES),
+        "latents_mean": mean,
+        "latents_std": std,
+        "autoencoder_hash": autoencoder_hash(vae),
+    }
+    model = _start(SiTPredictor, config, options)
     ClassConditionalPipeline(model, vae, CLASSES)  # refuses another autoencoder's predictor
     data = _latents(vae, recipe.num_latents, options)
     return _run(FlowObjective(model, data, vae, CLASSES), recipe.predictor_training, options)
@@ -96,11 +88,7 @@ def train_refiner(
     recipe = get_recipe(recipe_name)
     _check(options, recipe.refiner_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
-    torch.manual_seed(options.seed)
-    if options.init is None:
-        model = SiTRefiner(**recipe.refiner, num_classes=len(CLASSES))
-    else:
-        model = load_model(SiTRefiner, options.init).train()
+    model = _start(SiTRefiner, recipe.refiner | {"num_classes": len(CLASSES)}, options)
     refined = load_model(SiTPredictor, predictor)
     ClassConditionalPipeline(refined, vae, CLASSES, model)  # refuses parts that do not fit
     data = _latents(vae, recipe.num_latents, options)
@@ -113,14 +101,18 @@ def train_evaluator(recipe_name: str, autoencoder: str, options: RunOptions) -> 
     recipe = get_recipe(recipe_name)
     _check(options, recipe.evaluator_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
-    torch.manual_seed(options.seed)
-    if options.init is None:
-        model = PostcardsEvaluator(**recipe.evaluator)
-    else:
-        model = load_model(PostcardsEvaluator, options.init).train()
+    model = _start(PostcardsEvaluator, recipe.evaluator, options)
     vae = vae.to(resolve_device(options.device))
     objective = EvaluatorObjective(model, vae, options.seed * SCENES_PER_SEED)
     return _run(objective, recipe.evaluator_training, options, options.workers)
+
+
+def _start(model_class: type[Model], config: dict[str, Any], options: RunOptions) -> Model:
+    """Return the model a run starts from: `options.init`, or new weights drawn from its seed."""
+    torch.manual_seed(options.seed)
+    if options.init is None:
+        return model_class(**config)
+    return load_model(model_class, options.init).train()
 
 
 def _latents(vae: AutoencoderKL, recipe_count: int, options: RunOptions) -> TensorDataset:
