@@ -13,15 +13,18 @@ GPU_TRAINING := --recipe postcards --device cuda --workers 14
 BASE_PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all screenshots lint format gpu clean
+.PHONY: help demo test test-all screenshots benchmarks tables lint format gpu eval-env clean
 
 help:
 	@echo "make demo      install what is needed and start the page on http://127.0.0.1:7860"
 	@echo "make test      all tests but the slow ones and those that need a GPU"
 	@echo "make test-all  the slow tests too"
 	@echo "make screenshots  take the README's pictures of the page again"
+	@echo "make benchmarks  measure again what assets/benchmarks holds (hours)"
+	@echo "make tables    write the README's tables from assets/benchmarks"
 	@echo "make lint      check the style;  make format  mend it"
 	@echo "make gpu PYTHON=python3 [MINUTES=20]  tests, timings and training on a GPU"
+	@echo "make eval-env  an environment for FID and its like, in $(VENV)-eval"
 
 $(VENV)/demo.stamp: requirements.txt constraints.txt
 	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -53,7 +56,7 @@ test-all: $(VENV)/test.stamp $(VENV)/chromium.stamp
 
 # The pictures of the page that the README shows, taken by the browser's tests.
 screenshots: $(VENV)/test.stamp $(VENV)/chromium.stamp
-	FLOWTURBO_SCREENSHOTS=assets/screenshots $(RUN) -m pytest -q tests/demo/test_browser.py -k screenshots
+	FLOWTURBO_SCREENSHOTS=assets/screenshots $(RUN) -m pytest -q tests/demo -k screenshots
 
 lint: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check .
@@ -63,6 +66,30 @@ format: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# What assets/benchmarks holds, measured again: hours on a CPU, with nothing else running.
+BENCHMARKS := assets/benchmarks/postcards-sit
+TRADE := H8,H2P4R2,H1P5R3,H1P5R4,H2P4R3,H1P6,H1P7,H2P5,H4,E9
+RIVALS := ab2:9,dpm++:9,unipc:9,fbc:16:0.2
+# FlowTurbo's table 1 in pairs, table 2 component by component, and the orders of table 4.
+PAIRS := H8,H2P4R2,H11,H2P8R2,H15,H5P7R3,H24,H8P9R5
+COMPONENTS := H7,H7R1,H6P1R2,H4P3R2,H1P6R2,H1P5R3
+ORDERS := P5H7R3,P5R7H3,H5R7P3,[H1P1R1]x3
+benchmarks: $(VENV)/demo.stamp
+	$(RUN) -m flowturbo_core evaluate --plans $(TRADE) --rivals $(RIVALS) --num-samples 2000 \
+	  --json $(BENCHMARKS)-quality.json
+	$(RUN) -m flowturbo_core evaluate --plans "$(PAIRS),$(COMPONENTS),$(ORDERS)" \
+	  --num-samples 500 --json $(BENCHMARKS)-ablations.json
+	$(RUN) -m flowturbo_core bench --plans $(TRADE) --rivals $(RIVALS) --modes eager,compiled \
+	  --json $(BENCHMARKS)-speed.json
+	$(RUN) -m flowturbo_core straightness --json $(BENCHMARKS)-straightness.json \
+	  --plot $(BENCHMARKS)-straightness.png
+	$(RUN) -m flowturbo_core tune
+	$(MAKE) tables
+
+# The README's tables, out of what `evaluate` and `bench` wrote to assets/benchmarks.
+tables: $(VENV)/demo.stamp
+	$(RUN) -m flowturbo_core.evaluation.tables
+
 # Nothing is installed here: PYTHON brings torch and the rest. MINUTES of training, beside the
 # tests, the timings and the drawing of the data; each run has a folder of its own.
 gpu: OUT := $(OUT)/$(shell date +%Y%m%d-%H%M%S)
@@ -70,7 +97,10 @@ gpu:
 	mkdir -p $(OUT)
 	$(PYTHON) -m pytest -q -m gpu -p no:timeout 2>&1 | tee $(OUT)/tests.log
 	$(PYTHON) -m flowturbo_core bench --architecture sit-xl-2 --device cuda --dtype bfloat16 \
-	  --plans H8,H2P4R2,H1P5R3 --batch-size 8 --repeats 7 --json $(OUT)/bench-sit-xl-2.json
+	  --plans H8,H2P4R2,H1P5R3 --rivals dpm++:8,unipc:8 --modes eager,compiled \
+	  --batch-size 8 --repeats 7 --json $(OUT)/bench-sit-xl-2.json
+	$(PYTHON) -m flowturbo_core evaluate --device cuda --dtype bfloat16 --batch-size 250 \
+	  --plans H8,H2P4R2,H1P5R3,H1P6,H1P7 --num-samples 2000 --json $(OUT)/evaluation.json
 	$(PYTHON) -m flowturbo_core train autoencoder --output $(OUT)/autoencoder \
 	  --minutes $(call share,0.2) $(GPU_TRAINING) --batch-size 128 --learning-rate 1e-3
 	$(PYTHON) -m flowturbo_core train flow --output $(OUT)/predictor \
@@ -81,5 +111,13 @@ gpu:
 	  --num-latents 400000 --cache $(OUT)/cache \
 	  --minutes $(call share,0.2) $(GPU_TRAINING) --batch-size 1024 --learning-rate 2e-3
 
+# Apart from the rest, for torchvision's sake: requirements-eval.txt says why.
+eval-env: $(VENV)-eval/eval.stamp
+
+$(VENV)-eval/eval.stamp: requirements-eval.txt requirements.txt constraints.txt
+	test -x $(VENV)-eval/bin/python || $(BASE_PYTHON) -m venv $(VENV)-eval
+	$(VENV)-eval/bin/python -m pip install --quiet -r requirements-eval.txt -c constraints.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-eval .pytest_cache .ruff_cache

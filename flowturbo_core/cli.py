@@ -12,13 +12,13 @@ import numpy as np
 import torch
 import typer
 
-from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
+from flowturbo_core.devices import VERSIONS, describe_device, resolve_device, resolve_dtype
 from flowturbo_core.evaluation import evaluate as evaluation
-from flowturbo_core.evaluation import speed
+from flowturbo_core.evaluation import fidelity, speed, stability, tuner
 from flowturbo_core.evaluation.evaluate import METRICS
 from flowturbo_core.evaluation.speed import random_pipeline, write_json
 from flowturbo_core.metadata import Settings, safe_name
-from flowturbo_core.models.bundle import bundle_postcards
+from flowturbo_core.models import bundle, front
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
     MODELS_FOLDER,
@@ -28,7 +28,8 @@ from flowturbo_core.models.catalog import (
 from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.convert import convert_sit
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.plan import SamplePlan
+from flowturbo_core.plan import MAX_STEPS, SamplePlan
+from flowturbo_core.requests import whole_number
 from flowturbo_core.training import commands
 from flowturbo_core.usage import number, run
 
@@ -37,6 +38,9 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 Model = Annotated[str, typer.Option(help="A bundled model's name, or a model folder.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: the best here.")]
+Rivals = Annotated[
+    str, typer.Option(help="Other solvers on the same model: ab2:9, dpm++:9, unipc:9, fbc:16:0.1.")
+]
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16, float16; default: the fastest safe one here.")
 ]
@@ -210,8 +214,8 @@ def class_pictures(
     print(f"wrote {write_class_pictures(pipeline, description.folder).file}")
 
 
-@app.command()
-def bundle(
+@app.command("bundle")
+def bundle_models(
     autoencoder: Annotated[Path, typer.Option(help="Trained autoencoder, a model folder.")],
     predictor: Annotated[Path, typer.Option(help="Trained predictor, a model folder.")],
     refiner: Annotated[Path, typer.Option(help="Trained refiner, a model folder.")],
@@ -221,7 +225,16 @@ def bundle(
 ) -> None:
     """Make the bundled models, with their cards, out of finished trainings."""
     settings = {"default_plan": default_plan, "default_guidance_scale": default_guidance_scale}
-    bundle_postcards(autoencoder, predictor, refiner, output, settings)
+    bundle.bundle_postcards(autoencoder, predictor, refiner, output, settings)
+
+
+@app.command()
+def bundle_evaluator(
+    evaluator: Annotated[Path, typer.Option(help="Trained evaluator, a model folder.")],
+    output: Annotated[Path, typer.Option(help="Folder of the catalogue.")] = MODELS_FOLDER,
+) -> None:
+    """Make the bundled evaluator, with its card, out of a finished training."""
+    bundle.bundle_evaluator(evaluator, output)
 
 
 @app.command()
@@ -236,6 +249,7 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Rounds through all plans.")] = 7,
     guidance_scale: Annotated[float | None, typer.Option(help="1 is no guidance.")] = None,
     modes: Annotated[str, typer.Option(help="eager, compiled, or both.")] = "eager",
+    rivals: Rivals = "",
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -247,7 +261,7 @@ def bench(
     else:
         pipeline = random_pipeline(architecture, target, number_format)
     result = {"model": architecture or model} | speed.bench(
-        pipeline, _split(plans), batch_size, repeats, guidance_scale, _split(modes)
+        pipeline, _split(plans), batch_size, repeats, guidance_scale, _split(modes), _split(rivals)
     )
     write_json(result, json_file)
     for note in result["notes"]:
@@ -275,6 +289,7 @@ def evaluate(
         int, typer.Option(parser=number, help="Image k draws its noise from seed + k.")
     ] = 0,
     batch_size: Annotated[int, typer.Option(parser=number, help="Images made together.")] = 8,
+    rivals: Rivals = "",
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -293,6 +308,7 @@ def evaluate(
         batch_size,
         str(target),
         str(number_format).removeprefix("torch."),
+        tuple(_split(rivals)),
     )
     _check_folder(json_file.parent)
     parts = json_file.with_name(json_file.name + ".parts")
@@ -306,6 +322,129 @@ def evaluate(
     for row in result["rows"]:
         named = ("frechet_distance", "class_accuracy", "solver_error", "ms_per_image", "ratio")
         print(f"{row['plan']:12}" + "".join(f"  {n} {row[n]:.4g}" for n in named if n in row))
+
+
+@app.command()
+def tune(
+    model: Model = DEFAULT_MODEL,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(parser=number, help="Milliseconds an image; default: what H8 takes."),
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(parser=number, help="1 is no guidance.")
+    ] = None,
+    num_samples: Annotated[
+        int, typer.Option(parser=number, help="Images of each plan that confirm the front.")
+    ] = 200,
+    seed: Annotated[
+        int, typer.Option(parser=number, help="Image k draws its noise from seed + k.")
+    ] = 0,
+    batch_size: Annotated[int, typer.Option(parser=number, help="Images made together.")] = 4,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; default: front.json in the model's folder.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Find the plans that are worth their time here; the page then offers them by milliseconds."""
+    target = resolve_device(device)
+    folder = ModelDescription.read(model).folder
+    file = folder / front.FILE_NAME if output is None else output
+    _check_folder(file.parent)
+    pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
+    request = pipeline.request([0], None, guidance_scale, 1, seed)
+    content = {"model": folder.resolve().name} | tuner.tune(
+        pipeline,
+        request.guidance_scale,
+        request.seed,
+        budget_ms,
+        num_samples,
+        batch_size,
+        file.with_name(file.name + ".parts"),
+    )
+    write_json(content, file)
+    print(f"wrote {file}")
+    for row in content["plans"]:
+        named = ("solver_error", "frechet_distance", "ms_per_image", "ratio")
+        print(f"{row['plan']:12}" + "".join(f"  {n} {row[n]:.4g}" for n in named if n in row))
+
+
+@app.command("fidelity")
+def measure_fidelity(
+    generated: Annotated[Path, typer.Option(help="Folder of pictures, or a .npz file of them.")],
+    json_file: Annotated[Path, typer.Option("--json", help="File for the measurements.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder, or .npz file as ADM's, to compare with.")
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Of fid, isc, precision, recall and clip.")
+    ] = "fid,isc,precision,recall",
+    captions: Annotated[
+        Path | None, typer.Option(help="For clip: JSON by file name, or a line for each picture.")
+    ] = None,
+    clip: Annotated[
+        str, typer.Option(help="CLIP model: a folder, or a name on the Hugging Face hub.")
+    ] = fidelity.CLIP,
+    inception: Annotated[
+        Path | None, typer.Option(help="File of Inception's weights; default: downloaded once.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Measure pictures by the networks that papers use; needs requirements-eval.txt."""
+    target = resolve_device(device)
+    _check_folder(json_file.parent)
+    content = fidelity.fidelity(
+        generated, reference, _split(metrics), target, captions, clip, inception
+    )
+    write_json(content, json_file)
+    for name in ("fid", "inception_score", "precision", "recall", "clip_score"):
+        if name in content:
+            print(f"{name:16} {content[name]:.4f}")
+
+
+@app.command()
+def straightness(
+    json_file: Annotated[Path, typer.Option("--json", help="File for the measurements.")],
+    model: Model = DEFAULT_MODEL,
+    guidance_scale: Annotated[
+        float | None, typer.Option(parser=number, help="1 is no guidance.")
+    ] = None,
+    num_steps: Annotated[int, typer.Option(parser=number, help="Heun steps to follow by.")] = 32,
+    seed: Annotated[int, typer.Option(parser=number, help="Noise k is drawn from seed + k.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="File for the plot, .png, .svg or .pdf.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Measure how sharply paths bend, and how far they are from straight, S(Z)."""
+    target = resolve_device(device)
+    whole_number("num_steps", num_steps, 2, MAX_STEPS)
+    for file in filter(None, (json_file, plot)):
+        _check_folder(file.parent)
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--plot must end in .png, .svg or .pdf, not {plot.name!r}")
+    pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
+    request = pipeline.request([0], None, guidance_scale, 1, seed)
+    asked = (request.guidance_scale, request.seed)
+    content = {
+        "model": ModelDescription.read(model).name,
+        "guidance_scale": asked[0],
+        "seed": asked[1],
+        **stability.describe(stability.follow(pipeline, *asked, num_steps)),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "machine": describe_device(target),
+        "versions": VERSIONS,
+    }
+    write_json(content, json_file)
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        stability.plot(content, content["model"], plot)
+    print(
+        f"S(Z) {content['straightness']:.5g}, "
+        f"{content['straightness_per_dimension']:.5g} a dimension"
+    )
 
 
 def _split(text: str) -> list[str]:

@@ -27,6 +27,7 @@ from flowturbo_core.evaluation.frechet import (
     frechet_distance,
     precision_recall,
 )
+from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.evaluation.solver_error import (
     ends,
     root_mean_square,
@@ -38,14 +39,13 @@ from flowturbo_core.models.autoencoder import (
     downsampling_factor,
     reconstruct,
 )
+from flowturbo_core.models.bundle import EVALUATOR
 from flowturbo_core.models.catalog import bundled_models, model_folder
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.storage import load_model
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.plan import SamplePlan, parse_distinct
 from flowturbo_core.requests import whole_number
 
-EVALUATOR = "postcards-evaluator"
 METRICS = ("frechet", "accuracy", "solver")
 
 # Scenes of these numbers on are compared with, reconstructed for the floor, and lend samples their
@@ -68,11 +68,12 @@ class Settings:
     batch_size: int
     device: str
     dtype: str
+    rivals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         whole_number("num_samples", self.num_samples, 2, 1_000_000)
         whole_number("batch_size", self.batch_size, 1, 256)
-        parse_distinct(self.plans)
+        parse_contenders(self.plans, self.rivals)
         unknown = [metric for metric in self.metrics if metric not in METRICS]
         if unknown or not self.metrics:
             raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
@@ -100,7 +101,7 @@ def evaluate(
     Raises ValueError if `parts` holds another run's, or a plan cannot be run.
     """
     processes = PartialState()
-    plans = parse_distinct(settings.plans)
+    plans = parse_contenders(settings.plans, settings.rivals)
     for plan in plans:
         plan.require_refiner(pipeline.refiner is not None)
     _claim(parts, settings)
@@ -154,7 +155,7 @@ def _claim(parts: Path, settings: Settings) -> None:
 
 def _batch(
     pipeline: ClassConditionalPipeline,
-    plans: Sequence[SamplePlan],
+    plans: Sequence[Contender],
     settings: Settings,
     evaluator: PostcardsEvaluator | None,
     number: int,
@@ -164,12 +165,10 @@ def _batch(
     size = min(settings.batch_size, settings.num_samples - first)
     labels = _labels(pipeline, first, size)
     found: dict[str, Any] = {"labels": np.array(labels)}
+    request = pipeline.request(labels, None, settings.guidance_scale, 1, settings.seed + first)
     order = [(number + k) % len(plans) for k in range(len(plans))]
     for k in order:
-        request = pipeline.request(
-            labels, plans[k], settings.guidance_scale, 1, settings.seed + first
-        )
-        output = pipeline.finish(pipeline.job(request), plans[k], output_type="pt")
+        output = finish(pipeline, pipeline.job(request), plans[k], "pt")
         found[f"ms_{k}"] = output.timing.ms_per_image
         found[f"decode_ms_{k}"] = output.timing.decode_ms_per_image
         if evaluator is not None:
@@ -292,7 +291,7 @@ def _solve(
     pipeline: ClassConditionalPipeline,
     evaluator: PostcardsEvaluator | None,
     settings: Settings,
-    plans: Sequence[SamplePlan],
+    plans: Sequence[Contender],
     rows: list[dict[str, Any]],
 ) -> None:
     """Add the solver error to each row, with the model in float32: of latents and of features."""

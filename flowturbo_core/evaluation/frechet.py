@@ -3,7 +3,7 @@
 Called a Frechet distance throughout: FID is this distance on Inception's features, no other's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -50,18 +50,26 @@ def precision_recall(generated: Tensor, reference: Tensor, neighbours: int = 3) 
     """
     for name, features in (("generated", generated), ("reference", reference)):
         check_features(name, features, neighbours + 1)
-    distances = torch.cdist(generated.double(), reference.double())
-    inside_reference = distances <= _radii(reference, neighbours)
-    inside_generated = distances.T <= _radii(generated, neighbours)
-    return tuple(
-        float(inside.any(1).double().mean()) for inside in (inside_reference, inside_generated)
+    return (
+        _share_inside(generated, reference, neighbours),
+        _share_inside(reference, generated, neighbours),
     )
 
 
-def _radii(features: Tensor, neighbours: int) -> Tensor:
-    """Return each feature's distance to its k-th nearest neighbour; the nearest is itself."""
-    distances = torch.cdist(features.double(), features.double())
-    return distances.kthvalue(neighbours + 1, dim=1).values
+def _share_inside(features: Tensor, others: Tensor, neighbours: int) -> float:
+    """Return the share of `features` within the manifold of `others`."""
+    # The nearest of the neighbours is the feature itself.
+    nearest = (rows.kthvalue(neighbours + 1, dim=1).values for rows in _distances(others, others))
+    radii = torch.cat(list(nearest))
+    inside = [(rows <= radii).any(1) for rows in _distances(features, others)]
+    return float(torch.cat(inside).double().mean())
+
+
+def _distances(features: Tensor, others: Tensor) -> Iterator[Tensor]:
+    """Yield the distances of 1000 features at a time: those of 50,000 together would fill 20 GB."""
+    others = others.double()
+    for rows in features.split(1000):
+        yield torch.cdist(rows.double(), others)
 
 
 def bootstrap_interval(

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from flowturbo_core.evaluation.rivals import Contender, finish
 from flowturbo_core.guidance import GuidedPredictor
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.plan import SamplePlan
 from flowturbo_core.sampler import Job, build_steps
 from flowturbo_core.steps import State
 
@@ -21,11 +21,14 @@ _BATCH = 16
 
 
 def jobs(
-    pipeline: ClassConditionalPipeline, guidance_scale: float | None, seed: int
+    pipeline: ClassConditionalPipeline,
+    guidance_scale: float | None,
+    seed: int,
+    num_noises: int = NUM_NOISES,
 ) -> Iterator[Job]:
-    """Yield the fixed 64 noises, 16 at a time, their classes in turn."""
-    labels = [k % len(pipeline.class_names) for k in range(NUM_NOISES)]
-    for first in range(0, NUM_NOISES, _BATCH):
+    """Yield the fixed noises, 16 at a time, their classes in turn."""
+    labels = [k % len(pipeline.class_names) for k in range(num_noises)]
+    for first in range(0, num_noises, _BATCH):
         request = pipeline.request(
             labels[first : first + _BATCH], None, guidance_scale, 1, seed + first
         )
@@ -59,13 +62,17 @@ def _heun(pipeline: ClassConditionalPipeline, job: Job, num_steps: int) -> Tenso
 @torch.no_grad()
 def ends(
     pipeline: ClassConditionalPipeline,
-    plan: SamplePlan,
+    plan: Contender,
     guidance_scale: float | None = None,
     seed: int = 0,
+    num_noises: int = NUM_NOISES,
 ) -> Tensor:
-    """Return the latents (64, C, h, w) that `plan` ends on, from the reference's noises."""
+    """Return the latents (num_noises, C, h, w) that `plan` ends on, from the same noises."""
     return torch.cat(
-        [list(pipeline.run(job, plan))[-1].state.x for job in jobs(pipeline, guidance_scale, seed)]
+        [
+            finish(pipeline, job, plan, "latent").latents
+            for job in jobs(pipeline, guidance_scale, seed, num_noises)
+        ]
     )
 
 

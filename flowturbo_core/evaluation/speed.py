@@ -12,9 +12,10 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from flowturbo_core.devices import VERSIONS, describe_device
+from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.plan import SamplePlan, parse_distinct
+from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import whole_number
 from flowturbo_core.timing import Timing
 
@@ -60,34 +61,44 @@ def bench(
     repeats: int = 7,
     guidance_scale: float | None = None,
     modes: Sequence[str] = ("eager",),
+    rivals: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Time `plans` in turn, A B C A B C ..., `repeats` times, on batches of `batch_size` images.
+
+    `rivals`, other solvers on the same model and noise (`evaluation.rivals`), follow them, eager.
 
     Returns `rows`, one a plan and mode: `ms_per_image` is the median over the repeats, `ratio` the
     median of the ratios to the first row in the same round, `predictor_ms_per_image` and
     `refiner_ms_per_image` what its blocks took. Nothing of the warm-up is counted. Where there is
     no compiler the compiled rows are left out, and `notes` says so.
     """
-    parsed = parse_distinct(plans)
+    contenders = parse_contenders(plans, rivals)
+    for contender in contenders:
+        contender.require_refiner(pipeline.refiner is not None)
     batch_size = whole_number("batch_size", batch_size, 1, 256)
     repeats = whole_number("repeats", repeats, 1, 1000)
     labels = [k % len(pipeline.class_names) for k in range(batch_size)]
     pipelines, notes = _in_modes(pipeline, modes)
 
-    def run(mode: str, plan: SamplePlan) -> Timing:
-        request = pipeline.request(labels, plan, guidance_scale, num_images=1, seed=0)
-        timed_pipeline = pipelines[mode]
-        job = timed_pipeline.job(request)
-        return timed_pipeline.finish(job, plan, output_type="pt").timing
+    request = pipeline.request(labels, None, guidance_scale, num_images=1, seed=0)
 
-    cases = [(mode, plan) for mode in pipelines for plan in parsed]
+    def run(mode: str, contender: Contender) -> Timing:
+        timed_pipeline = pipelines[mode]
+        return finish(timed_pipeline, timed_pipeline.job(request), contender, "pt").timing
+
+    cases = [
+        (mode, contender)
+        for mode in pipelines
+        for contender in contenders
+        if isinstance(contender, SamplePlan) or mode == "eager"
+    ]
     for case in cases:
         run(*case)
     peak = _PeakMemory(pipeline.device)
     rounds = [[run(*case) for case in cases] for _ in range(repeats)]
     rows = [
-        {"plan": str(plan), "mode": mode, **_row([timings[k] for timings in rounds], plan, rounds)}
-        for k, (mode, plan) in enumerate(cases)
+        {"plan": str(case[1]), "mode": case[0], **_row(rounds, k, case[1])}
+        for k, case in enumerate(cases)
     ]
     return {
         "rows": rows,
@@ -118,13 +129,13 @@ def _in_modes(
     return found, notes
 
 
-def _row(
-    timings: Sequence[Timing], plan: SamplePlan, rounds: Sequence[Sequence[Timing]]
-) -> dict[str, float]:
+def _row(rounds: Sequence[Sequence[Timing]], k: int, contender: Contender) -> dict[str, float]:
+    timings = [timings[k] for timings in rounds]
     ms = [timing.ms_per_image for timing in timings]
     ratios = [m / timings[0].ms_per_image for m, timings in zip(ms, rounds, strict=True)]
+    kinds = contender.kinds if isinstance(contender, SamplePlan) else "solver"
     refining = [
-        sum(b for kind, b in zip(plan.kinds, t.block_ms, strict=True) if kind == "R") / t.num_images
+        sum(b for kind, b in zip(kinds, t.block_ms, strict=False) if kind == "R") / t.num_images
         for t in timings
     ]
     decoding = [timing.decode_ms_per_image for timing in timings]

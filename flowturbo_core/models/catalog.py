@@ -7,10 +7,13 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, check_class_names, real_number
+
+if TYPE_CHECKING:
+    from flowturbo_core.models.front import Front
 
 MODELS_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
 DEFAULT_MODEL = "postcards-sit"
@@ -100,6 +103,16 @@ class ModelDescription:
         """A picture of each class, made by the model; None where nobody had them made."""
         pictures = ClassPictures.of(self.folder, len(self.class_names))
         return pictures if pictures.file.is_file() else None
+
+    @property
+    def front(self) -> "Front | None":
+        """The plans that are worth their time; None where nobody had them found.
+
+        Raises ValueError, naming the file, if it is not what tuning writes.
+        """
+        from flowturbo_core.models.front import Front  # it reads with what is defined below
+
+        return Front.of(self.folder)
 
 
 def bundled_models() -> tuple[str, ...]:

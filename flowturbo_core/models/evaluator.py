@@ -42,14 +42,25 @@ class PostcardsEvaluator(ModelMixin, ConfigMixin):
         self.heads = nn.ModuleDict(
             {name: nn.Linear(feature_size, len(values)) for name, values in ATTRIBUTES.items()}
         )
+        self.register_buffer("feature_scale", torch.ones(feature_size))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features (B, feature_size) of images (B, 3, 128, 128) in [-1, 1]."""
-        return self.features(self.levels(images))
+        """Return the features (B, feature_size) of images (B, 3, 128, 128) in [-1, 1].
+
+        Each is in units of its standard deviation over drawn scenes, `feature_scale`: distances
+        between features then weigh all of them alike, and mean the same for every training.
+        """
+        return self.features(self.levels(images)) / self.feature_scale
 
     def logits(self, features: Tensor) -> dict[str, Tensor]:
         """Return, for each attribute, logits (B, number of its values)."""
-        return {name: head(features) for name, head in self.heads.items()}
+        return {name: head(features * self.feature_scale) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor) -> None:
+        """Set `feature_scale` by images (B, 3, 128, 128) in [-1, 1], 1 for what never varies."""
+        spread = (self(images) * self.feature_scale).std(0)
+        self.feature_scale.copy_(torch.where(spread > 0, spread, 1))
 
 
 class _Level(nn.Module):

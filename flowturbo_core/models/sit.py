@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
+from diffusers import CacheMixin, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from torch import Tensor, nn
 
 from flowturbo_core.models.autoencoder import check_statistics
@@ -124,10 +125,14 @@ class _Block(nn.Module):
         self.mlp = _Mlp(width, round(width * mlp_ratio))
         self.adaLN_modulation = _modulation(width, 6)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, c: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, -1)
-        x = x + gate_a[:, None] * self.attn(_modulate(x, shift_a, scale_a))
+        x = hidden_states + gate_a[:, None] * self.attn(_modulate(hidden_states, shift_a, scale_a))
         return x + gate_m[:, None] * self.mlp(_modulate(x, shift_m, scale_m))
+
+
+# What diffusers' caches must know of a block, to skip it: `predictor.enable_cache` takes them.
+TransformerBlockRegistry.register(_Block, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
 class _FinalLayer(nn.Module):
@@ -140,7 +145,7 @@ class _FinalLayer(nn.Module):
         return self.linear(_modulate(x, *self.adaLN_modulation(c).chunk(2, -1)))
 
 
-class _SiT(ModelMixin, ConfigMixin):
+class _SiT(ModelMixin, CacheMixin, ConfigMixin):
     """What predictor and refiner share: patches in, blocks, patches out."""
 
     def _build(self, input_channels: int) -> None:

@@ -17,6 +17,8 @@ from flowturbo_core.models.storage import save_trained
 from flowturbo_core.training.loop import Objective
 
 _UNSEEN = 4096
+_CALIBRATION = 1024
+_CALIBRATION_SEED = SHEET_SEED + 1_000_000
 
 
 class EvaluatorObjective(Objective):
@@ -55,10 +57,13 @@ class EvaluatorObjective(Objective):
         return contact_sheet(to_pil(shown), columns=8)
 
     def export(self, folder: Path, record: dict[str, Any]) -> None:
-        """Save the evaluator, and its accuracies on unseen scenes, on the weights as stored."""
+        """Save the evaluator, calibrated, with its accuracies on unseen scenes as stored."""
+        device = next(self.model.parameters()).device
+        images, _ = AttributedScenes(_CALIBRATION_SEED)[range(_CALIBRATION)]
+        self.model.calibrate(images.to(device).float() / 127.5 - 1)
         stored = PostcardsEvaluator.from_config(self.model.config)
         stored.load_state_dict({k: v.half().float() for k, v in self.model.state_dict().items()})
-        stored = stored.to(next(self.model.parameters()).device).eval()
+        stored = stored.to(device).eval()
         unseen = measure(stored, self.frozen[0], AttributedScenes(SHEET_SEED), _UNSEEN)
         save_trained(stored, folder, record | {"unseen": unseen})
 

@@ -8,8 +8,9 @@ import torch
 from flowturbo_core.data.postcards import sample_scene
 from flowturbo_core.data.scenes import AttributedScenes
 from flowturbo_core.models.autoencoder import reconstruct
+from flowturbo_core.models.bundle import bundle_evaluator
 from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
-from flowturbo_core.models.storage import load_model, save_model
+from flowturbo_core.models.storage import load_model, read_record, save_model
 from flowturbo_core.training import evaluator as module
 from flowturbo_core.training.evaluator import EvaluatorObjective, measure
 from tests.core.training.tiny import SETTINGS, train
@@ -60,6 +61,7 @@ def test_what_has_no_colour_teaches_none(vae):
 
 def test_it_learns_one_batch_by_heart(vae, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_UNSEEN", 4)
+    monkeypatch.setattr(module, "_CALIBRATION", 4)
     objective = EvaluatorObjective(tiny(), vae, 0)
     fixed = objective.data[range(4)]
     objective.data = torch.utils.data.TensorDataset(*fixed)
@@ -98,6 +100,7 @@ def test_accuracy_is_of_what_there_is(vae):
 
 def test_the_command_trains_one(command_line, tmp_path, monkeypatch, vae):
     monkeypatch.setattr(module, "_UNSEEN", 8)
+    monkeypatch.setattr(module, "_CALIBRATION", 8)
     save_model(vae, tmp_path / "vae")
     done = command_line(
         "train", "evaluator", "--autoencoder", tmp_path / "vae", "--steps", 1, "--batch-size", 4,
@@ -113,3 +116,46 @@ def test_the_command_trains_one(command_line, tmp_path, monkeypatch, vae):
 def test_a_network_of_another_shape_is_refused(config):
     with pytest.raises(ValueError, match="feature_size from 1 to 64"):
         PostcardsEvaluator(**config)
+
+
+def test_features_come_in_units_of_their_spread_and_the_heads_do_not_notice():
+    model = tiny()
+    images, _ = AttributedScenes(3)[range(32)]
+    images = images.float() / 127.5 - 1
+    with torch.no_grad():
+        before = model.logits(model(images))
+        model.calibrate(images)
+        features = model(images)
+        torch.testing.assert_close(features.std(0), torch.ones(16), atol=1e-3, rtol=1e-3)
+        for name, logits in model.logits(features).items():
+            torch.testing.assert_close(logits, before[name], atol=1e-4, rtol=1e-4)
+        scale = model.feature_scale.clone()
+        model.calibrate(images)  # what is calibrated stays as it is
+    torch.testing.assert_close(model.feature_scale, scale)
+
+
+def test_a_feature_that_never_varies_is_left_alone():
+    model = tiny()
+    with torch.no_grad():
+        model.features[1].weight[0] = 0
+        images, _ = AttributedScenes(3)[range(8)]
+        model.calibrate(images.float() / 127.5 - 1)
+    assert model.feature_scale[0] == 1 and torch.isfinite(model.feature_scale).all()
+
+
+def test_the_bundled_folder_has_a_card_of_what_was_measured(vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_UNSEEN", 8)
+    monkeypatch.setattr(module, "_CALIBRATION", 8)
+    trained = tmp_path / "run" / "model"
+    train(EvaluatorObjective(tiny(), vae, 0), tmp_path / "run", steps=1, settings=SETTINGS)
+    bundle_evaluator(trained, tmp_path)
+    folder = tmp_path / "postcards-evaluator"
+    card, unseen = (folder / "README.md").read_text(), read_record(folder)["unseen"]
+    for its in unseen.values():
+        assert " | ".join(f"{100 * share:.2f}%" for share in its.values()) in card
+    load_model(PostcardsEvaluator, folder)
+    record = json.loads((trained / "training.json").read_text())
+    (trained / "training.json").write_text(json.dumps({"runs": record["runs"]}))
+    with pytest.raises(ValueError, match="no record of what it tells"):
+        bundle_evaluator(trained, tmp_path)
+    assert (folder / "README.md").read_text() == card

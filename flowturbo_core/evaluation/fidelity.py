@@ -1,0 +1,453 @@
+"""FID, Inception Score, precision, recall and CLIP score: pictures against pictures and captions.
+
+torch-fidelity, from requirements-eval.txt, supplies Inception and its score. The distances are
+those of `frechet`, which are torch-fidelity's but for rounding: they are tested without it, too.
+"""
+
+import math
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flowturbo_core.devices import VERSIONS, describe_device
+from flowturbo_core.evaluation.frechet import (
+    FeatureStatistics,
+    feature_statistics,
+    frechet_distance,
+    precision_recall,
+)
+from flowturbo_core.images import from_pil
+from flowturbo_core.models.catalog import in_short, read_json
+from flowturbo_core.requests import brief
+
+CLIP = "openai/clip-vit-large-patch14"
+INCEPTION_FEATURES = 2048
+
+# The pictures that each needs: two have a covariance, four a third neighbour; the Inception Score
+# is the mean over ten parts, and a part of no picture has none.
+_LEAST = {"fid": 2, "isc": 10, "precision": 4, "recall": 4, "clip": 2}
+METRICS = tuple(_LEAST)
+_COMPARING = ("fid", "precision", "recall")
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# Of what has an alpha channel, or more than eight bits a value, there is no one RGB picture.
+_MODES = ("RGB", "L", "P", "CMYK")
+_BATCH_SIZE = 32
+
+Look = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of one size, read when they are wanted: 50,000 of 256 x 256 would fill 10 GB.
+
+    Args:
+        source: the folder or file they are in.
+        names: of the files in a folder, in order; a .npz file has none.
+        count: how many there are.
+        size: height and width, in pixels.
+        batches: reads them all, a few at a time, as uint8 (B, 3, H, W).
+    """
+
+    source: Path
+    names: tuple[str, ...] | None
+    count: int
+    size: tuple[int, int]
+    batches: Callable[[], Iterator[Tensor]]
+
+
+def fidelity(
+    generated: Path,
+    reference: Path | None,
+    metrics: Sequence[str],
+    device: torch.device,
+    captions: Path | None = None,
+    clip: str = CLIP,
+    inception: Path | None = None,
+) -> dict[str, Any]:
+    """Measure the pictures in `generated`, once all that they need is there and fits.
+
+    `generated` and `reference` are folders of pictures or .npz files in the layout of ADM
+    (Dhariwal and Nichol, 2105.05233): uint8 pictures (N, H, W, 3) in `arr_0`. FID is to the `mu`
+    and `sigma` of the reference where it has them, precision and recall to its pictures, as there;
+    `mu_s` and `sigma_s`, of sFID, are not used. The FID to a folder of COCO's pictures is what
+    text-to-image papers call FID on COCO.
+
+    Args:
+        generated: the pictures to measure.
+        reference: what fid, precision and recall compare with; of the same size.
+        metrics: some of `METRICS`.
+        device: where the networks run; the distances are computed on the CPU.
+        captions: for clip; see `read_captions`.
+        clip: folder, or name on the Hugging Face hub, of a CLIP model.
+        inception: file of Inception's weights as torch-fidelity publishes them, which are
+            downloaded where it is None.
+
+    Raises ValueError, in one sentence, for pictures, captions or statistics that are too few,
+    damaged or do not fit each other, and for packages or weights that cannot be had.
+    """
+    unknown = [metric for metric in metrics if metric not in METRICS]
+    if unknown or not metrics:
+        raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
+    drawn = open_pictures(generated, max(_LEAST[metric] for metric in metrics))
+    comparing = [metric for metric in _COMPARING if metric in metrics]
+    compared = given = texts = None
+    if comparing:
+        compared = _open_reference(reference, drawn, comparing)
+        given = given_statistics(reference) if "fid" in metrics else None
+    if "clip" in metrics:
+        texts = read_captions(captions, drawn)
+    content: dict[str, Any] = {
+        "generated": str(generated),
+        "num_generated": drawn.count,
+        "image_size": drawn.size,
+        "device": describe_device(device),
+        "versions": _versions(),
+    }
+    if compared is not None:
+        content |= {"reference": str(reference), "num_reference": compared.count}
+    # Both networks before either looks: weights that cannot be had then cost no hours of looking.
+    look = load_inception(inception, device) if set(metrics) - {"clip"} else None
+    reader = None if texts is None else load_clip(clip, device)
+    if look is not None:
+        content |= _by_inception(drawn, compared, given, metrics, look)
+    if reader is not None:
+        content |= {"clip": clip} | clip_score(drawn, texts, *reader)
+    return content
+
+
+def open_pictures(source: Path, least: int) -> Pictures:
+    """Find the pictures in a folder, or in a .npz file; each is decoded only in `batches`.
+
+    Raises ValueError if there are fewer than `least`, or of several sizes, or none can be read.
+    """
+    if not source.exists():
+        raise ValueError(f"there is no folder or file {source}")
+    pictures = _in_folder(source) if source.is_dir() else _in_npz(source)
+    if pictures.count < least:
+        raise ValueError(
+            f"{source} holds too few pictures: {pictures.count}, and at least {least} are needed"
+        )
+    return pictures
+
+
+def _in_folder(folder: Path) -> Pictures:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise ValueError(
+            f"{folder} holds no pictures ({', '.join(_SUFFIXES)}); folders in it are not searched"
+        )
+    sizes = [_size(file) for file in files]
+    for file, size in zip(files, sizes, strict=True):
+        if size != sizes[0]:
+            raise ValueError(f"{file} is {_by(size)}, but {files[0].name} is {_by(sizes[0])}")
+    names = tuple(file.name for file in files)
+    return Pictures(folder, names, len(files), sizes[0], partial(_folder_batches, files))
+
+
+def _size(file: Path) -> tuple[int, int]:
+    with _refusing(f"{file} cannot be read as a picture"), Image.open(file) as picture:
+        if picture.mode not in _MODES:
+            raise ValueError(f"its format is {picture.mode}, not one of {', '.join(_MODES)}")
+        return picture.height, picture.width
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]} pixels"
+
+
+def _folder_batches(files: Sequence[Path]) -> Iterator[Tensor]:
+    for start in range(0, len(files), _BATCH_SIZE):
+        yield from_pil([_picture(file) for file in files[start : start + _BATCH_SIZE]])
+
+
+def _picture(file: Path) -> Image.Image:
+    with _refusing(f"{file} cannot be read as a picture"), Image.open(file) as picture:
+        return picture.convert("RGB")  # decodes all of it: a truncated file is found out here
+
+
+def _in_npz(file: Path) -> Pictures:
+    with _refusing(f"{file} is no .npz file of pictures"), _arr_0(file) as (_, shape):
+        count, height, width, _ = shape
+    return Pictures(file, None, count, (height, width), partial(_npz_batches, file))
+
+
+def _npz_batches(file: Path) -> Iterator[Tensor]:
+    with _refusing(f"{file} is no .npz file of pictures"), _arr_0(file) as (stream, shape):
+        for start in range(0, shape[0], _BATCH_SIZE):
+            wanted = (min(_BATCH_SIZE, shape[0] - start), *shape[1:])
+            values = bytearray(stream.read(math.prod(wanted)))
+            if len(values) < math.prod(wanted):
+                raise EOFError(f"arr_0 is to hold {shape[0]} pictures and ends after {start}")
+            yield torch.frombuffer(values, dtype=torch.uint8).view(wanted).permute(0, 3, 1, 2)
+        if stream.read(1):  # the checksum is compared at the end, which must be reached
+            raise ValueError(f"arr_0 holds more than its {shape[0]} pictures")
+
+
+@contextmanager
+def _arr_0(file: Path) -> Iterator[tuple[BinaryIO, tuple[int, ...]]]:
+    """Open the pictures of a .npz file, and yield their values as a stream, and their shape."""
+    with zipfile.ZipFile(file) as archive, archive.open("arr_0.npy") as stream:
+        major, _ = np.lib.format.read_magic(stream)
+        read_header = {
+            1: np.lib.format.read_array_header_1_0,
+            2: np.lib.format.read_array_header_2_0,
+        }[major]
+        shape, by_columns, dtype = read_header(stream)
+        if dtype != np.uint8 or by_columns or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+            raise ValueError(f"arr_0 must be uint8 (N, H, W, 3), not {dtype} {shape}")
+        yield stream, shape
+
+
+def _open_reference(reference: Path | None, drawn: Pictures, metrics: Sequence[str]) -> Pictures:
+    if reference is None:
+        raise ValueError(f"{', '.join(metrics)} need reference pictures to compare with")
+    compared = open_pictures(reference, max(_LEAST[metric] for metric in metrics))
+    if compared.size != drawn.size:
+        raise ValueError(
+            f"the pictures in {drawn.source} are {_by(drawn.size)}, but those in {reference} "
+            f"{_by(compared.size)}"
+        )
+    return compared
+
+
+def given_statistics(file: Path) -> FeatureStatistics | None:
+    """Return the `mu` and `sigma` in a reference of ADM's; None of a folder, or where it has none.
+
+    Raises ValueError if it has only one of them, or they are no statistics of Inception's features.
+    """
+    if file.is_dir():
+        return None
+    with _refusing(f"{file} has no statistics"), np.load(file, allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in ("mu", "sigma") if name in arrays.files}
+    if not found:
+        return None
+    for name, shape in (("mu", (INCEPTION_FEATURES,)), ("sigma", 2 * (INCEPTION_FEATURES,))):
+        if name not in found:
+            raise ValueError(f"{file} has no {name}, only {' '.join(found)}: FID needs both")
+        array = found[name]
+        if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ValueError(
+                f"{file}: {name} must be {shape} finite floating point numbers, not "
+                f"{array.dtype} {array.shape}"
+            )
+    mu, sigma = (torch.from_numpy(found[name].astype(np.float64)) for name in ("mu", "sigma"))
+    if not torch.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-4 * float(sigma.abs().max())):
+        raise ValueError(f"{file}: sigma must be a covariance, and it is not symmetric")
+    return FeatureStatistics(mu, sigma)
+
+
+def read_captions(file: Path | None, pictures: Pictures) -> list[str]:
+    """Return the caption of every picture, in their order.
+
+    A .json file maps the name of each picture's file to its caption; any other is a text file with
+    a line for each picture, in the order of the files' names or of `arr_0`.
+
+    Raises ValueError unless every caption has a picture and every picture a caption with words.
+    """
+    if file is None:
+        raise ValueError("clip needs captions, a file with one for every picture")
+    if file.suffix.lower() == ".json":
+        captions = _captions_by_name(file, pictures)
+    else:
+        with _refusing(f"{file} cannot be read as text"):
+            captions = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        if len(captions) != pictures.count:
+            raise ValueError(
+                f"{file} has {len(captions)} lines, and {pictures.source} {pictures.count} pictures"
+            )
+    for k, caption in enumerate(captions):
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(f"{file}: caption {k + 1} must be a text, not {brief(caption)}")
+    return captions
+
+
+def _captions_by_name(file: Path, pictures: Pictures) -> list[Any]:
+    if pictures.names is None:
+        raise ValueError(
+            f"{file} has captions by file name, and the pictures of {pictures.source} have none"
+        )
+    by_name = read_json(file)
+    for without, names in (
+        ("caption for the picture", pictures.names - by_name.keys()),
+        ("picture for the caption of", by_name.keys() - set(pictures.names)),
+    ):
+        if names:
+            raise ValueError(f"{file}: there is no {without} {brief(min(names))}")
+    return [by_name[name] for name in pictures.names]
+
+
+def load_inception(weights: Path | None, device: torch.device) -> Look:
+    """Return torch-fidelity's Inception, of uint8 pictures (B, 3, H, W), resized by it to 299 px.
+
+    It gives the features (B, 2048) of the last pooling and the logits (B, 1008) without bias that
+    the Inception Score is made of. Raises ValueError if the package or its weights are not to be
+    had.
+    """
+    try:
+        from torch_fidelity import feature_extractor_inceptionv3 as source
+    except (ImportError, OSError, RuntimeError) as error:  # the last, of an unfitting torchvision
+        raise ValueError(
+            "torch-fidelity cannot be imported, which fid, isc, precision and recall need: install "
+            f"requirements-eval.txt in an environment of its own ({in_short(error)})"
+        ) from error
+    # torch-fidelity would run code that a file of weights holds: it is read safely before.
+    safely = {"map_location": "cpu", "weights_only": True}
+    if weights is None:
+        url = source.URL_INCEPTION_V3
+        with _refusing(f"Inception's weights cannot be downloaded from {url}"):
+            torch.hub.load_state_dict_from_url(url, check_hash=True, **safely)
+    with _refusing(f"{weights or 'the file downloaded'} does not hold Inception's weights"):
+        if weights is not None:
+            torch.load(weights, **safely)
+        network = source.FeatureExtractorInceptionV3(
+            "inception-v3-compat",
+            ["2048", "logits_unbiased"],
+            feature_extractor_weights_path=None if weights is None else str(weights),
+        ).to(device)
+
+    @torch.no_grad()
+    def look(images: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = network(images.to(device))
+        return features.cpu(), logits.cpu()
+
+    return look
+
+
+def _by_inception(
+    drawn: Pictures,
+    compared: Pictures | None,
+    given: FeatureStatistics | None,
+    metrics: Sequence[str],
+    look: Look,
+) -> dict[str, Any]:
+    features, logits = _seen(drawn, look)
+    found: dict[str, Any] = {}
+    if "isc" in metrics:
+        found |= inception_score(logits)
+    neighbours = {"precision", "recall"} & set(metrics)
+    reference = None
+    if neighbours or ("fid" in metrics and given is None):
+        reference, _ = _seen(compared, look)
+    if "fid" in metrics:
+        found["fid_reference"] = "pictures" if given is None else "mu and sigma"
+        target = feature_statistics(reference) if given is None else given
+        found["fid"] = frechet_distance(feature_statistics(features), target)
+    if neighbours:
+        both = dict(
+            zip(("precision", "recall"), precision_recall(features, reference), strict=True)
+        )
+        found |= {name: both[name] for name in both if name in neighbours}
+    return found
+
+
+def _seen(pictures: Pictures, look: Look) -> tuple[Tensor, Tensor]:
+    """Return features (N, D) and logits (N, K) of all pictures."""
+    print(f"looking at the {pictures.count} pictures in {pictures.source}", flush=True)
+    found = [look(images) for images in pictures.batches()]
+    features, logits = zip(*found, strict=True)
+    return torch.cat(features), torch.cat(logits)
+
+
+def inception_score(logits: Tensor) -> dict[str, float]:
+    """Return torch-fidelity's Inception Score of logits (N, K): mean and spread over ten parts.
+
+    Salimans et al., 1606.03498, section 4. The pictures are shuffled, the same way every time.
+    """
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    score = isc_features_to_metric(logits, splits=10, shuffle=True, rng_seed=2020)
+    return {
+        "inception_score": score["inception_score_mean"],
+        "inception_score_std": score["inception_score_std"],
+    }
+
+
+def clip_score(
+    pictures: Pictures, captions: Sequence[str], model: Any, tokenizer: Any, processor: Any
+) -> dict[str, Any]:
+    """Return the mean of 100 max(cos(picture, caption), 0) (Hessel et al., 2104.08718, eq. 1).
+
+    The paper's weight is 2.5; 100 is what text-to-image papers print. `captions_cut` counts those
+    that are longer than CLIP reads, of which it sees the beginning. The others are as from
+    `load_clip`.
+    """
+    longest = model.config.text_config.max_position_embeddings
+    cut = sum(len(tokens) > longest for tokens in tokenizer(list(captions))["input_ids"])
+    print(f"comparing the {pictures.count} pictures with their captions", flush=True)
+    scores: list[Tensor] = []
+    for images in pictures.batches():
+        first = sum(map(len, scores))
+        texts = tokenizer(
+            captions[first : first + len(images)],
+            padding=True,
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
+        )
+        pixels = processor(list(images.permute(0, 2, 3, 1).numpy()), return_tensors="pt")
+        with torch.no_grad():
+            output = model(
+                pixel_values=pixels["pixel_values"].to(model.device),
+                input_ids=texts["input_ids"].to(model.device),
+                attention_mask=texts["attention_mask"].to(model.device),
+            )
+        # Both are of length one.
+        scores.append((output.image_embeds * output.text_embeds).sum(1).clamp(min=0).cpu())
+    score = 100 * float(torch.cat(scores).double().mean())
+    if not math.isfinite(score):
+        raise FloatingPointError("the CLIP model gives values that are not finite")
+    return {"clip_score": score, "captions_cut": cut}
+
+
+def load_clip(name: str, device: torch.device) -> tuple[Any, Any, Any]:
+    """Return the model, tokenizer and image processor in a folder, or from the hub.
+
+    Raises ValueError if they cannot be had, or the folder does not hold a whole CLIP model.
+    """
+    from huggingface_hub import snapshot_download
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer  # seconds to import
+
+    folder = Path(name)
+    if not folder.is_dir():
+        # All at once: each of the three would try for minutes where there is no network.
+        with _refusing(f"the CLIP model {name} is no folder and cannot be downloaded"):
+            wanted = ["*.json", "*.txt", "model*.safetensors"]
+            folder = Path(snapshot_download(name, allow_patterns=wanted))
+    with _refusing(f"{name} holds no whole CLIP model"):
+        model, problems = CLIPModel.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        if missing := sorted(problems["missing_keys"]):  # which would silently be random
+            raise ValueError(f"it lacks {', '.join(missing[:5])}")
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    return model.eval().to(device), tokenizer, processor
+
+
+@contextmanager
+def _refusing(sentence: str) -> Iterator[None]:
+    """Turn whatever a library raises inside into a ValueError that begins with `sentence`."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - what is damaged fails in every way there is
+        raise ValueError(f"{sentence}: {in_short(error)}") from error
+
+
+def _versions() -> dict[str, str]:
+    """Return what is installed here of the packages that the numbers depend on."""
+    found = dict(VERSIONS)
+    for name in ("torch-fidelity", "torchvision", "transformers", "pillow", "numpy"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -1,0 +1,100 @@
+"""The README's tables of measurements, made from assets/benchmarks: `make tables` writes them."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "assets" / "benchmarks"
+_BEGIN, _END = "<!-- {name}: written by `make tables` -->", "<!-- end of {name} -->"
+
+Row = dict[str, Any]
+
+
+def quality_table(content: dict[str, Any]) -> str:
+    """Return what `evaluate` measured, a line a plan, with its 95% intervals."""
+    first = content["rows"][0]["plan"]
+    columns: dict[str, Callable[[Row], str]] = {
+        "plan": lambda row: f"`{row['plan']}`",
+        "predictor + refiner evaluations": _evaluations,
+        f"time / {first}": lambda row: f"{row['ratio']:.2f}",
+        "Frechet distance": lambda row: _with_interval(row, "frechet", "frechet_distance", 3),
+        f"less that of {first}": lambda row: _with_interval(row, "frechet_difference", None, 3),
+        "class accuracy": lambda row: f"{100 * row['class_accuracy']:.1f}%",
+        "solver error": lambda row: _with_interval(row, "solver_error", None, 3),
+    }
+    floor = content["floor"]
+    return _table(columns, content["rows"]) + (
+        f"\n{content['model']}, {content['num_samples']} samples a plan from the same noises, "
+        f"guidance {content['guidance_scale']:g}, {content['dtype']}, {content['machine']}, torch "
+        f"{content['versions']['torch']}. In brackets: 95% bootstrap intervals, of differences in "
+        f"pairs. The autoencoder's own reconstructions of scenes reach "
+        f"{floor['frechet_distance']:.3f}, and {100 * floor['class_accuracy']:.1f}%.\n"
+    )
+
+
+def speed_table(content: dict[str, Any]) -> str:
+    """Return what `bench` measured, a line a plan and mode."""
+    first = content["rows"][0]
+    columns: dict[str, Callable[[Row], str]] = {
+        "plan": lambda row: f"`{row['plan']}`",
+        "mode": lambda row: row["mode"],
+        "ms/img": lambda row: f"{row['ms_per_image']:.1f}",
+        "from - to": lambda row: f"{row['ms_min']:.1f} - {row['ms_max']:.1f}",
+        f"time / {first['plan']} {first['mode']}": lambda row: f"{row['ratio']:.2f}",
+        "predictor": lambda row: f"{row['predictor_ms_per_image']:.1f}",
+        "refiner": lambda row: f"{row['refiner_ms_per_image']:.1f}",
+        "decoding": lambda row: f"{row['decode_ms_per_image']:.1f}",
+    }
+    return _table(columns, content["rows"]) + (
+        f"\n{content['model']}, batches of {content['batch_size']}, {content['repeats']} rounds in "
+        f"turn, {content['dtype']}, {content['device']}, torch {content['versions']['torch']}; "
+        "medians.\n"
+    )
+
+
+def _evaluations(row: Row) -> str:
+    return f"{row['predictor_evaluations']} + {row['refiner_evaluations']}"
+
+
+def _with_interval(row: Row, name: str, value_name: str | None, digits: int) -> str:
+    value = row.get(value_name or name)
+    if value is None:  # the first plan's difference from itself
+        return ""
+    low, high = row[f"{name}_interval"]
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[show(row) for show in columns.values()] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+# Each table of the README: its name there, the file it is made from, and how.
+TABLES = {
+    "quality": ("postcards-sit-quality.json", quality_table),
+    "speed": ("postcards-sit-speed.json", speed_table),
+}
+
+
+def with_tables(text: str, benchmarks: Path = BENCHMARKS) -> str:
+    """Return the README's text with each table made anew between its marks.
+
+    Raises ValueError if a mark is missing.
+    """
+    for name, (file, make) in TABLES.items():
+        begin, end = _BEGIN.format(name=name), _END.format(name=name)
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"the README has no place for the table {name!r}: {begin} ... {end}")
+        table = make(json.loads((benchmarks / file).read_text()))
+        text = f"{before}{begin}\n{table}{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(with_tables(readme.read_text()))

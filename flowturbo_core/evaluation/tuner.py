@@ -1,0 +1,199 @@
+"""Which plans are worth taking: the front of latency on this machine against solver error.
+
+Plans H..P..R.. are searched as neighbours of neighbours of what is good already, since one block
+more or less of a kind changes a plan's cost and error little; plans in other orders are worse
+(FlowTurbo, 2409.18128, table 4). A plan is on the front if none that costs no more has a smaller
+error.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of
+from flowturbo_core.evaluation.solver_error import (
+    NUM_NOISES,
+    ends,
+    root_mean_square,
+    solve,
+    solver_errors,
+)
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.plan import MAX_STEPS, SamplePlan
+from flowturbo_core.rates import Rates
+from flowturbo_core.requests import real_number
+
+Counts = tuple[int, int, int]  # Heun, pseudo-corrector and refiner blocks
+
+_START: tuple[Counts, ...] = ((1, 0, 0), (1, 2, 0), (1, 2, 2), (1, 5, 3), (2, 4, 2))
+# Beside the front's own neighbours, those of plans nearly as good: the error of few noises is not
+# smooth in the number of steps, and a search that only ever improves stops at its first bump.
+_SLACK = 1.05
+_SEARCH_NOISES = 16
+
+
+def measure_rates(
+    pipeline: ClassConditionalPipeline, batch_size: int, guidance_scale: float, repeats: int = 5
+) -> Rates:
+    """Return what one evaluation and one decoding take an image, medians after a first run."""
+    plan = SamplePlan("HR" if pipeline.refiner is not None else "H")
+    labels = [k % len(pipeline.class_names) for k in range(batch_size)]
+    request = pipeline.request(labels, plan, guidance_scale, 1, 0)
+    timings = [
+        pipeline.finish(pipeline.job(request), plan, "pt").timing for _ in range(repeats + 1)
+    ]
+    return Rates.of((plan, plan.kinds, timing) for timing in timings[1:])
+
+
+def search(
+    error_of: Callable[[SamplePlan], float],
+    cost_of: Callable[[SamplePlan], float],
+    budget: float,
+    with_refiner: bool,
+) -> dict[SamplePlan, float]:
+    """Return the errors of the plans that were tried, all of cost up to `budget`.
+
+    Raises ValueError if not even the cheapest plan is within it.
+    """
+
+    def allowed(counts: Counts) -> bool:
+        plan = SamplePlan.from_counts(*counts)
+        return (with_refiner or not counts[2]) and cost_of(plan) <= budget
+
+    errors: dict[SamplePlan, float] = {}
+    waiting = {counts for counts in _START if allowed(counts)}
+    if not waiting:
+        raise ValueError(
+            f"no plan takes {budget:.4g} ms: even H1 takes {cost_of(SamplePlan('H')):.4g} ms"
+        )
+    while waiting:
+        plans = (SamplePlan.from_counts(*counts) for counts in sorted(waiting))
+        errors |= {plan: error_of(plan) for plan in plans}
+        seen = {_counts(plan) for plan in errors}
+        near = {
+            counts
+            for plan in front(errors, cost_of, _SLACK)
+            for counts in _neighbours(_counts(plan))
+        }
+        waiting = {counts for counts in near - seen if allowed(counts)}
+    return errors
+
+
+def front(
+    errors: Mapping[SamplePlan, float], cost_of: Callable[[SamplePlan], float], slack: float = 1
+) -> list[SamplePlan]:
+    """Return the plans, cheapest first, that none of lower cost beats by a factor of `slack`."""
+    kept, best = [], float("inf")
+    for plan in sorted(errors, key=lambda plan: (cost_of(plan), errors[plan])):
+        if errors[plan] < best * slack:
+            kept.append(plan)
+        best = min(best, errors[plan])
+    return kept
+
+
+def tune(
+    pipeline: ClassConditionalPipeline,
+    guidance_scale: float,
+    seed: int,
+    budget_ms: float | None,
+    num_samples: int,
+    batch_size: int,
+    parts: Path,
+) -> dict[str, Any]:
+    """Return what `models.front` reads: `plans`, cheapest first, and what they were found with.
+
+    The front comes from this machine's rates and the solver errors; its plans are then run in
+    turn on `num_samples` images, for the time each really takes and, where something can judge
+    the pictures, the Frechet distance. `budget_ms` None is what H8 takes.
+    """
+    rates = measure_rates(pipeline, batch_size, guidance_scale)
+    budget = rates.ms_of(SamplePlan("H" * 8)) if budget_ms is None else budget_ms
+    budget = real_number("budget_ms", budget, 0, 1e9)
+    settings = Settings(
+        "tuned",
+        ("H8",),
+        num_samples,
+        ("frechet", "accuracy"),
+        guidance_scale,
+        seed,
+        batch_size,
+        str(pipeline.device),
+        str(pipeline.dtype).removeprefix("torch."),
+    )  # refuses wrong numbers before anything is searched
+    errors = find_front(pipeline, guidance_scale, seed, rates, budget)
+    settings = replace(settings, plans=tuple(map(str, errors)))
+    confirmed = evaluate(pipeline, settings, parts, evaluator_of(pipeline))
+    rows = [
+        row | {"solver_error": error}
+        for row, error in zip(confirmed["rows"], errors.values(), strict=True)
+    ]
+    return {
+        "plans": rows,
+        "budget_ms": budget,
+        "rates": asdict(rates),
+        **{
+            name: confirmed[name]
+            for name in ("guidance_scale", "seed", "batch_size", "dtype", "machine", "versions")
+        },
+    }
+
+
+def find_front(
+    pipeline: ClassConditionalPipeline,
+    guidance_scale: float,
+    seed: int,
+    rates: Rates,
+    budget_ms: float,
+) -> dict[SamplePlan, float]:
+    """Return the front's plans and their solver errors in float32, cheapest first.
+
+    The search looks at the first 16 of the solver error's 64 noises, and the front is taken from
+    the errors over all of them.
+    """
+
+    @cache  # not before the search has found a plan within the budget
+    def reference() -> Tensor:
+        print("solving the reference", flush=True)
+        return solve(pipeline, guidance_scale, seed)
+
+    def error(plan: SamplePlan, count: int) -> float:
+        exact = reference()[:count]
+        latents = ends(pipeline, plan, guidance_scale, seed, len(exact))
+        found = root_mean_square(solver_errors(latents, exact))
+        text = f"{plan!s:12} {rates.ms_of(plan):8.1f} ms/img  solver error {found:.4f}"
+        print(f"{text} over {count} noises", flush=True)
+        return found
+
+    dtype = pipeline.dtype
+    pipeline.to(dtype=torch.float32)
+    try:
+        tried = search(
+            lambda plan: error(plan, _SEARCH_NOISES),
+            rates.ms_of,
+            budget_ms,
+            pipeline.refiner is not None,
+        )
+        near = front(tried, rates.ms_of, _SLACK)
+        errors = {plan: error(plan, NUM_NOISES) for plan in near}
+    finally:
+        pipeline.to(dtype=dtype)
+    return {plan: errors[plan] for plan in front(errors, rates.ms_of)}
+
+
+def _counts(plan: SamplePlan) -> Counts:
+    return tuple(plan.blocks.count(letter) for letter in "HPR")
+
+
+def _neighbours(counts: Counts) -> Iterable[Counts]:
+    """Yield one block more or less of a kind, and one of a kind changed into another."""
+    moves = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (0, 1, -1), (1, 0, -1)]
+    for move in moves:
+        for sign in (1, -1):
+            near = tuple(count + sign * step for count, step in zip(counts, move, strict=True))
+            if near[0] >= 1 and min(near) >= 0 and sum(near) <= MAX_STEPS:
+                yield near

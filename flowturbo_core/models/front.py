@@ -1,0 +1,101 @@
+"""The plans of a model that are worth their time, as tuning found them.
+
+They are in `front.json` in the model's folder: every plan with its evaluations and the error that
+it leaves. What it takes differs from machine to machine and so is not in there: `FrontPlan.ms`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from flowturbo_core.models.catalog import read_json
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.rates import Rates
+from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
+
+FILE_NAME = "front.json"
+_MAX_ERROR = 1_000_000  # of latents whose spread is about 1; more is no number but a mistake
+
+
+@dataclass(frozen=True)
+class FrontPlan:
+    """A plan and the error it leaves.
+
+    Args:
+        plan: the plan as text, such as H1P5R3.
+        predictor_evaluations: for one image.
+        refiner_evaluations: for one image.
+        solver_error: root mean square distance of its latents from where the flow leads.
+    """
+
+    plan: str
+    predictor_evaluations: int
+    refiner_evaluations: int
+    solver_error: float
+
+    @classmethod
+    def read(cls, entry: object) -> Self:
+        """Check an entry of the file. Raises ValueError, in one sentence."""
+        if not isinstance(entry, dict):
+            raise ValueError(f"a plan of the front must be a JSON object, not {brief(entry)}")
+        plan = SamplePlan.parse(entry.get("plan"))
+        for name in ("predictor_evaluations", "refiner_evaluations"):
+            expected, given = getattr(plan, name), entry.get(name)
+            if isinstance(given, bool) or given != expected:
+                raise ValueError(f"{name} of {plan} must be {expected}, not {brief(given)}")
+        return cls(
+            str(plan),
+            plan.predictor_evaluations,
+            plan.refiner_evaluations,
+            real_number(f"solver_error of {plan}", entry.get("solver_error"), 0, _MAX_ERROR),
+        )
+
+    def ms(self, rates: Rates) -> float:
+        """Return the milliseconds an image that it takes at these rates."""
+        return rates.ms_of(self)
+
+
+@dataclass(frozen=True)
+class Front:
+    """The plans that no other beats in both time and error.
+
+    Args:
+        plans: each once.
+        guidance_scale: the guidance scale under which the errors were measured.
+    """
+
+    plans: tuple[FrontPlan, ...]
+    guidance_scale: float
+
+    @classmethod
+    def of(cls, folder: Path) -> Self | None:
+        """Read the front in a model's folder; None where nobody had it made.
+
+        Raises ValueError, in one sentence that names the file, if it is not a front.
+        """
+        file = folder / FILE_NAME
+        if not file.is_file():
+            return None
+        content = read_json(file)
+        try:
+            return cls(
+                _plans(content.get("plans")),
+                real_number("guidance_scale", content.get("guidance_scale"), 0, MAX_GUIDANCE_SCALE),
+            )
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    def solver_error(self, plan: str) -> float | None:
+        """Return the error of a plan; None if it was not measured."""
+        return next((its.solver_error for its in self.plans if its.plan == plan), None)
+
+
+def _plans(entries: Any) -> tuple[FrontPlan, ...]:
+    if isinstance(entries, str) or not isinstance(entries, Sequence) or not entries:
+        raise ValueError(f"plans must be a list of at least one plan, not {brief(entries)}")
+    plans = tuple(FrontPlan.read(entry) for entry in entries)
+    names = [its.plan for its in plans]
+    if len(set(names)) != len(names):
+        raise ValueError(f"a plan is named twice in {', '.join(names)}")
+    return plans

@@ -1,0 +1,111 @@
+"""The tuner's search against looking at every plan, and what it writes against what reads it."""
+
+import itertools
+import json
+
+import pytest
+
+from flowturbo_core.evaluation import tuner
+from flowturbo_core.evaluation.tuner import front, measure_rates, search
+from flowturbo_core.models.front import Front
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.rates import Rates
+from tests.conftest import tiny_pipeline
+
+RATES = Rates(predictor_ms=10.0, refiner_ms=0.8, decode_ms=7.0)
+BUDGET = RATES.ms_of(SamplePlan.parse("H6"))
+
+
+def smooth_error(plan):
+    """Return what a second-order method might leave, refiner blocks being less exact."""
+    heun, pseudo, refiner = (plan.blocks.count(letter) for letter in "HPR")
+    steps = heun + pseudo + refiner
+    return (1 + 0.3 * pseudo / steps) / steps**2 + 0.05 * (refiner / steps) ** 2
+
+
+def all_plans(with_refiner=True):
+    for counts in itertools.product(range(1, 7), range(12), range(20 if with_refiner else 1)):
+        plan = SamplePlan.from_counts(*counts)
+        if RATES.ms_of(plan) <= BUDGET:
+            yield plan
+
+
+@pytest.mark.parametrize("with_refiner", [True, False])
+def test_the_search_finds_the_front_that_all_plans_have(with_refiner):
+    every = {plan: smooth_error(plan) for plan in all_plans(with_refiner)}
+    tried = search(smooth_error, RATES.ms_of, BUDGET, with_refiner)
+    assert front(tried, RATES.ms_of) == front(every, RATES.ms_of)
+    assert len(tried) < len(every) or not with_refiner
+    assert all(with_refiner or not plan.refiner_evaluations for plan in tried)
+
+
+def test_the_search_climbs_over_a_bump():
+    def bumpy(plan):
+        return smooth_error(plan) * (1.04 if len(plan) % 2 else 1.0)
+
+    every = {plan: bumpy(plan) for plan in all_plans()}
+    tried = search(bumpy, RATES.ms_of, BUDGET, with_refiner=True)
+    assert front(tried, RATES.ms_of) == front(every, RATES.ms_of)
+
+
+def test_no_plan_is_tried_twice_or_beyond_the_budget():
+    tried = []
+    search(lambda plan: tried.append(plan) or smooth_error(plan), RATES.ms_of, BUDGET, True)
+    assert len(set(tried)) == len(tried)
+    assert max(map(RATES.ms_of, tried)) <= BUDGET
+
+
+def test_a_front_has_only_plans_that_nothing_cheaper_beats():
+    errors = {SamplePlan(blocks): e for blocks, e in (("H", 3), ("HP", 3), ("HPP", 1), ("HH", 2))}
+    kept = front(errors, RATES.ms_of)
+    for plan, error in errors.items():
+        beaten = any(
+            errors[other] <= error and RATES.ms_of(other) <= RATES.ms_of(plan) and other != plan
+            for other in errors
+        )
+        assert (plan in kept) != beaten
+
+
+def test_a_budget_below_the_cheapest_plan_is_refused():
+    with pytest.raises(ValueError, match="no plan takes 20 ms: even H1 takes 27 ms"):
+        search(smooth_error, RATES.ms_of, 20, with_refiner=True)
+
+
+def test_rates_are_of_evaluations_not_of_blocks(pipeline, monkeypatch):
+    rates = measure_rates(pipeline, batch_size=2, guidance_scale=1.5, repeats=3)
+    assert 0 < rates.refiner_ms < rates.predictor_ms
+    assert rates.decode_ms > 0
+    assert measure_rates(tiny_pipeline(with_refiner=False), 2, 1.5, 1).refiner_ms is None
+
+
+def test_the_command_line_writes_what_the_page_reads(command_line, pipeline_folder, monkeypatch):
+    monkeypatch.setattr(tuner, "measure_rates", lambda *arguments: RATES)
+    monkeypatch.setattr(tuner, "solve", lambda p, g, s: tuner.ends(p, SamplePlan("H" * 30), g, s))
+    options = ("--model", pipeline_folder, "--device", "cpu", "--num-samples", 4)
+    done = command_line("tune", *options, "--budget-ms", 50, "--guidance-scale", 1.5)
+    assert done.code == 0, done.err
+    found = Front.of(pipeline_folder)
+    assert found.guidance_scale == 1.5
+    errors = [plan.solver_error for plan in found.plans]
+    assert errors == sorted(errors, reverse=True) and len(errors) > 1
+    content = json.loads((pipeline_folder / "front.json").read_text())
+    assert content["model"] == "tiny" and content["machine"] and content["rates"]["decode_ms"] > 0
+    assert all(row["ms_per_image"] > 0 for row in content["plans"])
+    assert not list(pipeline_folder.glob("*.parts"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (("--budget-ms", 0.0000001), "no plan takes"),
+        (("--budget-ms", "nan"), "budget_ms must be"),
+        (("--num-samples", 1), "num_samples must be a whole number from 2"),
+    ],
+)
+def test_wrong_options_are_one_sentence(
+    command_line, pipeline_folder, monkeypatch, wrong, sentence
+):
+    monkeypatch.setattr(tuner, "solve", lambda *arguments: pytest.fail("it was solved"))
+    refused = command_line("tune", "--model", pipeline_folder, "--device", "cpu", *wrong)
+    assert refused.code == 2 and refused.err.count("\n") == 1 and sentence in refused.err
+    assert not (pipeline_folder / "front.json").exists()

@@ -1,0 +1,84 @@
+"""The file of the plans that are worth their time."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from flowturbo_core.models.catalog import ModelDescription
+from flowturbo_core.models.front import Front, FrontPlan
+from flowturbo_core.rates import Rates
+
+ENTRY = {
+    "plan": "H1P5R3",
+    "predictor_evaluations": 7,
+    "refiner_evaluations": 6,
+    "solver_error": 0.33,
+}
+HEUN = {"plan": "H8", "predictor_evaluations": 16, "refiner_evaluations": 0, "solver_error": 0.12}
+CONTENT = {"plans": [ENTRY, HEUN], "guidance_scale": 2.0, "num_noises": 64}
+
+
+def write(folder, content):
+    (folder / "front.json").write_text(json.dumps(content))
+
+
+def test_a_front_is_read(tmp_path):
+    write(tmp_path, CONTENT)
+    front = Front.of(tmp_path)
+    assert front == Front((FrontPlan("H1P5R3", 7, 6, 0.33), FrontPlan("H8", 16, 0, 0.12)), 2.0)
+    assert front.solver_error("H8") == 0.12 and front.solver_error("E4") is None
+    assert front.plans[0].ms(Rates(10.0, 1.0, 5.0)) == 81.0
+
+
+def test_a_model_says_whether_it_has_one(pipeline_folder):
+    described = ModelDescription.read(pipeline_folder)
+    assert described.front is None
+    write(pipeline_folder, CONTENT)
+    assert described.front.guidance_scale == 2.0
+    assert replace(described, folder=pipeline_folder / "nowhere").front is None
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([], "must hold a JSON object, not a list"),
+        ({}, "plans must be a list of at least one plan, not None"),
+        (CONTENT | {"plans": []}, "plans must be a list of at least one plan, not []"),
+        (CONTENT | {"plans": "H8"}, "plans must be a list of at least one plan, not 'H8'"),
+        (CONTENT | {"plans": ["H8"]}, "a plan of the front must be a JSON object, not 'H8'"),
+        (CONTENT | {"plans": [HEUN, HEUN]}, "a plan is named twice in H8, H8"),
+        (CONTENT | {"plans": [{}]}, "like H1P5R3, not None"),
+        (CONTENT | {"plans": [HEUN | {"plan": "X"}]}, "plan 'X' is not understood"),
+        (
+            CONTENT | {"plans": [HEUN | {"predictor_evaluations": 8}]},
+            "predictor_evaluations of H8 must be 16, not 8",
+        ),
+        (
+            CONTENT | {"plans": [HEUN | {"refiner_evaluations": False}]},
+            "refiner_evaluations of H8 must be 0, not False",
+        ),
+        (
+            CONTENT | {"plans": [HEUN | {"solver_error": float("nan")}]},
+            "solver_error of H8 must be a number from 0 to 1000000, not nan",
+        ),
+        (CONTENT | {"guidance_scale": None}, "guidance_scale must be a number from 0 to 15"),
+    ],
+)
+def test_a_file_that_is_no_front_is_refused_in_a_sentence(tmp_path, content, sentence):
+    write(tmp_path, content)
+    with pytest.raises(ValueError, match=re.escape(sentence)) as refusal:
+        Front.of(tmp_path)
+    assert "front.json" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_it_is_read_without_torch():
+    program = (
+        "import sys; from flowturbo_core.models.catalog import ModelDescription, DEFAULT_MODEL\n"
+        "ModelDescription.read(DEFAULT_MODEL).front; print('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.stdout == "False\n", ended.stderr
