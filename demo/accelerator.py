@@ -10,6 +10,8 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
+from demo.events import Passing
+
 # The page runs on the machine it measures. Encoding, sending and showing four previews beside the
 # blocks made those take twice as long on 2 cores, so the two take turns: blocks run undisturbed for
 # a while, then their previews are handed over, and the thread stands still until the consumer has
@@ -101,6 +103,8 @@ class Accelerator:
         with closing(task.work()) as events:
             try:
                 for event in events:
+                    if held and isinstance(held[-1], Passing):
+                        held.pop()
                     held.append(event)
                     if time.monotonic() - began >= _UNDISTURBED_S:
                         task.hand_over(held)

@@ -3,7 +3,7 @@
 Its arguments reach the core as they come, to be refused there by value; here they are described.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from inspect import getdoc
 from typing import Any
@@ -11,46 +11,51 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from demo import readout
-from demo.events import Done, Preview, Stopped
-from demo.pictures import captioned, png_file, setting_files
-from demo.service import Service
-from demo.wiring import GPU
+from demo.service import GUIDANCE_SCALE, Service
+from demo.wiring import GPU, told
+from flowturbo_core.requests import MAX_SEED
+
+Arguments = Mapping[str, tuple[object, dict[str, Any]]]
 
 
 def answered(
-    service: Service, ask: Callable[..., Iterator[Preview | Done | Stopped]], *values: object
+    service: Service,
+    ask: Callable[..., Iterator[Any]],
+    answer: Callable[[Any], tuple | None],
+    num_outputs: int,
+    *values: object,
 ) -> Iterator[tuple]:
-    """Ask the service, and turn its events into pictures and a record.
+    """Ask the service, and turn its events by `answer` into outputs; None says nothing of one.
 
     A refusal becomes the sentence that the caller is told.
     """
-    try:
-        with closing(ask(*values)) as events:
-            for _ in service.until_loaded():
-                yield None, None
-            for event in events:
-                if isinstance(event, Done):
-                    files = setting_files(event.pictures, event.settings, event.versions)
-                    yield captioned(files, event), readout.record(event)
-                else:
-                    yield captioned([png_file(p) for p in event.pictures], event), None
-    except (ValueError, FloatingPointError) as error:
-        text = str(error)
-        raise gr.Error(text[:1].upper() + text[1:], print_exception=False) from error
+    with closing(told(service, ask, _in_words, *values)) as events:
+        for event in events:
+            outputs = (None,) * num_outputs if event is None else answer(event)
+            if outputs is not None:
+                yield outputs
+
+
+def _in_words(error: Exception) -> str:
+    text = str(error)
+    return text[:1].upper() + text[1:]
 
 
 def publish(
-    handler: Callable[..., Iterator[tuple]], arguments: Mapping[str, tuple[object, dict[str, Any]]]
+    handler: Callable[..., Iterator[tuple]], arguments: Arguments, pictures: Sequence[str]
 ) -> None:
     """Serve `handler` under its own name; its docstring is the documentation.
 
-    `arguments` gives, for each of its parameters, the value where none is given and a JSON schema.
+    `arguments` gives, for each of its parameters, the value where none is given and a JSON schema;
+    `pictures` names the galleries that it returns, and a record follows them.
     """
     gr.Button(visible=False).click(
         handler,
         [_argument(name, *described) for name, described in arguments.items()],
-        [gr.Gallery(label="Pictures", visible=False), gr.JSON(label="Record", visible=False)],
+        [
+            *(gr.Gallery(label=label, visible=False) for label in pictures),
+            gr.JSON(label="Record", visible=False),
+        ],
         api_name=handler.__name__,
         api_description=getdoc(handler),  # all of it: Gradio alone would leave the ranges out
         preprocess=False,
@@ -58,8 +63,58 @@ def publish(
     )
 
 
+def arguments(service: Service, plan: Arguments, num_images: tuple[int, int]) -> Arguments:
+    """Return the default and the JSON schema of what every task takes, around those of its plan.
+
+    `num_images` is the lowest and the highest number of images of each class.
+    """
+    default = service.default_settings
+    label = {"type": "integer", "minimum": 0, "maximum": len(service.class_names) - 1}
+    name = {"type": "string", "description": "a class's name"}
+    low, high = GUIDANCE_SCALE
+    return {
+        "class_names": (
+            list(default.class_names),
+            {
+                "type": "array",
+                "items": {"anyOf": [name, label]},
+                "description": "names or labels of classes; images come in their order",
+            },
+        ),
+        **plan,
+        "guidance_scale": (
+            default.guidance_scale,
+            {
+                "type": "number",
+                "minimum": low,
+                "maximum": high,
+                "description": f"classifier-free guidance, from {low} to {high}; 1 is none",
+            },
+        ),
+        "num_images": (1, whole(num_images, "images of each class")),
+        "seed": (0, whole((0, MAX_SEED), "image k draws its noise from seed + k")),
+        "randomise": (
+            False,
+            {"type": "boolean", "description": "draw a seed, and leave the given one unused"},
+        ),
+    }
+
+
+def whole(limits: tuple[int, int], text: str) -> dict[str, Any]:
+    """Return the JSON schema of a whole number within limits."""
+    low, high = limits
+    text = f"{text}, a whole number from {low} to {high}"
+    return {"type": "integer", "minimum": low, "maximum": high, "description": text}
+
+
 def _argument(name: str, default: object, schema: dict[str, Any]) -> Component:
-    kinds = {bool: gr.Checkbox, int: gr.Number, float: gr.Number, list: gr.JSON}
+    kinds = {
+        bool: gr.Checkbox,
+        int: gr.Number,
+        float: gr.Number,
+        list: gr.JSON,
+        str: gr.Textbox,
+    }
     component = kinds[type(default)](default, label=name, visible=False)
     component.api_info = lambda: schema  # Gradio's says what the component is, not what is allowed
     return component

@@ -1,16 +1,17 @@
 """The groups of controls that every tab shares."""
 
+from collections.abc import Callable
 from html import escape
 from typing import NamedTuple
 
 import gradio as gr
 
 from demo import readout
+from demo.class_picker import ClassPicker
 from demo.events import PlanSummary
 from demo.service import (
     GUIDANCE_SCALE,
     HEUN_STEPS,
-    NUM_IMAGES,
     PSEUDO_STEPS,
     REFINER_STEPS,
     Service,
@@ -42,6 +43,13 @@ class PlanControls(NamedTuple):
     def sliders(self) -> list[gr.Slider]:
         """The three sliders."""
         return [self.heun, self.pseudo, self.refiner]
+
+
+class PlanText(NamedTuple):
+    """A plan of any form: presets, and the text that they write."""
+
+    preset: gr.Radio
+    text: gr.Textbox
 
 
 class SeedControls(NamedTuple):
@@ -79,18 +87,40 @@ class VisitControls(NamedTuple):
     address: gr.Textbox
 
 
+def class_picker(service: Service) -> ClassPicker:
+    """Add the classes, the first ones chosen."""
+    names = service.default_settings.class_names
+    return ClassPicker(service.class_names, service.model.class_pictures, names)
+
+
+def plan_text(service: Service, plan: str, label: str, info: str) -> PlanText:
+    """Add a plan that is written, or taken from the presets, and the line that says its cost."""
+    with gr.Group(elem_classes="plan"):
+        preset = _presets(service, service.read_plan(plan), label, info)
+        text = gr.Textbox(
+            plan, label=f"{label}, as text", show_label=False, max_lines=1, elem_classes="plan-text"
+        )
+        cost = gr.HTML(readout.plan_cost(service.read_plan(plan)), apply_default_css=False)
+
+    def describe(text: str) -> tuple[str, str | None]:
+        return _described(service, service.read_plan, text)
+
+    text.change(describe, text, [cost, preset], trigger_mode="always_last", **HELPER)
+    preset.input(None, preset, text, js="(plan) => plan", **HELPER)
+    return PlanText(preset, text)
+
+
 def plan_controls(service: Service) -> PlanControls:
     """Add the presets, the sliders, and the line that says what the plan costs."""
     counts = service.default_counts
     summary = service.describe_plan(*counts)
     with gr.Group(elem_classes="plan"):
-        preset = gr.Radio(
-            service.presets,
-            value=_preset(service, summary),
-            label="Sampling plan",
-            info="Presets from the FlowTurbo paper; H8 is plain Heun. While live, moving a slider "
+        preset = _presets(
+            service,
+            summary,
+            "Sampling plan",
+            "Presets from the FlowTurbo paper; H8 is plain Heun. While live, moving a slider "
             f"samples the same seed again.{service.note}",
-            elem_classes="preset",
         )
         heun = gr.Slider(
             *HEUN_STEPS,
@@ -131,11 +161,7 @@ def plan_controls(service: Service) -> PlanControls:
     controls = PlanControls(preset, heun, pseudo, refiner, live, moves)
 
     def describe(*counts: object) -> tuple[str, str | None]:
-        try:
-            summary = service.describe_plan(*counts)
-        except ValueError as error:
-            return f'<p class="cost refused">{sentence(error)}</p>', None
-        return readout.plan_cost(summary), _preset(service, summary)
+        return _described(service, service.describe_plan, *counts)
 
     gr.on(
         [slider.change for slider in controls.sliders],
@@ -161,9 +187,11 @@ def guidance_control(service: Service) -> gr.Slider:
     )
 
 
-def images_control(label: str) -> gr.Slider:
-    """Add the number of images."""
-    return gr.Slider(*NUM_IMAGES, value=1, step=1, label=label, buttons=[], elem_classes="images")
+def images_control(limits: tuple[int, int]) -> gr.Slider:
+    """Add the number of images of each class."""
+    return gr.Slider(
+        *limits, value=1, step=1, label="Images per class", buttons=[], elem_classes="images"
+    )
 
 
 def seed_controls() -> SeedControls:
@@ -175,12 +203,10 @@ def seed_controls() -> SeedControls:
     return SeedControls(seed, randomise)
 
 
-def run_controls() -> RunControls:
-    """Add Generate, and Stop, which has nothing to stop yet."""
+def run_controls(label: str) -> RunControls:
+    """Add the button that starts, and Stop, which has nothing to stop yet."""
     with gr.Row(elem_classes="run"):
-        generate = gr.Button(
-            "Generate", variant="primary", size="lg", scale=3, elem_classes="generate"
-        )
+        generate = gr.Button(label, variant="primary", size="lg", scale=3, elem_classes="generate")
         stop = gr.Button(
             "Stop", variant="stop", size="lg", interactive=False, min_width=96, elem_classes="stop"
         )
@@ -229,6 +255,27 @@ def sentence(error: Exception) -> str:
     """Return what an error says, for a page that takes it for HTML."""
     text = escape(str(error), quote=False)
     return text[:1].upper() + text[1:]
+
+
+def _presets(service: Service, summary: PlanSummary, label: str, info: str) -> gr.Radio:
+    return gr.Radio(
+        service.presets,
+        value=_preset(service, summary),
+        label=label,
+        info=info,
+        elem_classes="preset",
+    )
+
+
+def _described(
+    service: Service, read: Callable[..., PlanSummary], *values: object
+) -> tuple[str, str | None]:
+    """Return the line that says what a plan costs, or why it is none, and its preset."""
+    try:
+        summary = read(*values)
+    except ValueError as error:
+        return f'<p class="cost refused">{sentence(error)}</p>', None
+    return readout.plan_cost(summary), _preset(service, summary)
 
 
 def _preset(service: Service, summary: PlanSummary) -> str | None:

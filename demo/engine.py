@@ -3,11 +3,14 @@
 All of it runs on the accelerator's thread, which also imports this: torch takes seconds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
-from demo.events import Done, PlanSummary, Preview
+from PIL import Image
+
+from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Side
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
 from flowturbo_core.evaluation.stability import curvature
 from flowturbo_core.metadata import Settings
@@ -19,6 +22,7 @@ from flowturbo_core.requests import ClassConditionalRequest
 from flowturbo_core.timing import Timing, timed
 
 _WARM_UP_IMAGES = 4  # as many as the page opens with
+_ROUNDS = 3  # of a comparison: the median of fewer is none, and each costs both plans once more
 
 
 class Engine:
@@ -98,6 +102,45 @@ class Engine:
             heun_ms_per_image(plan, timing),
             VERSIONS,
         )
+
+    def compare(
+        self, requests: Sequence[ClassConditionalRequest]
+    ) -> Iterator[Advanced | Comparison]:
+        """Run two requests that differ in their plans alone, in turn: A B, B A, A B.
+
+        So neither always meets the warmer machine. Yields Advanced after every block, and a
+        Comparison of what there is as soon as one plan has pictures, and after every round.
+        """
+        pipeline, plans = self.pipeline, [request.plan for request in requests]
+        job = pipeline.job(requests[0])
+        captions = tuple(pipeline.class_names[label] for label in requests[0].labels)
+        sides = [
+            Side(
+                PlanSummary.of(request.plan),
+                request.plan.kinds,
+                Settings.of(self.name, request, pipeline.class_names),
+            )
+            for request in requests
+        ]
+        for k in range(_ROUNDS):
+            for index in (0, 1) if k % 2 == 0 else (1, 0):
+                block_ms = []
+                for progress in pipeline.run(job, plans[index]):
+                    block_ms.append(progress.block_ms)
+                    plan, num_blocks = sides[index].plan.plan, progress.num_blocks
+                    yield Advanced(plan, progress.block, num_blocks, k + 1, _ROUNDS)
+                decode = partial(pipeline.decode, progress.state.x)
+                pictures, decode_ms = timed(decode, pipeline.device)
+                timing = Timing(len(captions), tuple(block_ms), decode_ms)
+                sides[index] = _with_run(sides[index], pictures, timing)
+                shown = tuple(side for side in sides if side.timings)
+                if k == 0 or len(sides[0].timings) == len(sides[1].timings):
+                    yield Comparison(shown, captions, _ROUNDS, VERSIONS)
+
+
+def _with_run(side: Side, pictures: Sequence[Image.Image], timing: Timing) -> Side:
+    """Return the side with one run more; its pictures stay those of the first."""
+    return replace(side, pictures=side.pictures or tuple(pictures), timings=(*side.timings, timing))
 
 
 def heun_ms_per_image(plan: SamplePlan, timing: Timing) -> float | None:

@@ -1,5 +1,6 @@
 """What happens while a request is served, as tabs see it."""
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -8,6 +9,7 @@ from PIL import Image
 
 from flowturbo_core.metadata import Settings
 from flowturbo_core.plan import SamplePlan
+from flowturbo_core.rates import Rates
 
 if TYPE_CHECKING:  # it imports torch, which the page must not wait for
     from flowturbo_core.timing import Timing
@@ -84,6 +86,96 @@ class Done:
         return self.heun_ms_per_image / self.timing.ms_per_image
 
 
+class Passing:
+    """What matters only until the next event: of several at once, the last is worth showing."""
+
+
+@dataclass(frozen=True)
+class Advanced(Passing):
+    """A block of a comparison is done.
+
+    Args:
+        plan: the plan it belongs to.
+        block: how many of its blocks are done in this run, from 1.
+        num_blocks: how many it has.
+        round: which round this is, from 1.
+        num_rounds: how many there are.
+    """
+
+    plan: str
+    block: int
+    num_blocks: int
+    round: int
+    num_rounds: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two plans of a comparison, as far as it was run.
+
+    Args:
+        plan: the plan and its evaluations.
+        kinds: the kind of each block: E, H, P or R.
+        settings: what makes its images again.
+        pictures: those of the first run, one an image.
+        timings: of each run, in order.
+    """
+
+    plan: PlanSummary
+    kinds: str
+    settings: Settings
+    pictures: tuple[Image.Image, ...] = ()
+    timings: tuple["Timing", ...] = ()
+
+    @property
+    def each_ms_per_image(self) -> tuple[float, ...]:
+        """Milliseconds an image, run by run."""
+        return tuple(timing.ms_per_image for timing in self.timings)
+
+    @property
+    def ms_per_image(self) -> float:
+        """The median milliseconds an image."""
+        return statistics.median(self.each_ms_per_image)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two plans from the same noise, run in turn.
+
+    Args:
+        sides: the plans that have pictures: the first alone, at the very beginning, then both.
+        captions: the class of each picture.
+        num_rounds: how often each plan is to be run.
+        versions: of what made them.
+    """
+
+    sides: tuple[Side, ...]
+    captions: tuple[str, ...]
+    num_rounds: int
+    versions: Mapping[str, str]
+
+    @property
+    def rounds(self) -> int:
+        """In how many rounds both were run."""
+        return len(self.sides[1].timings) if len(self.sides) == 2 else 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more will come."""
+        return self.rounds == self.num_rounds
+
+    def speed_up(self, index: int) -> float:
+        """Return how many times as fast as the other plan this one is: the median of rounds."""
+        own, other = (self.sides[k].each_ms_per_image for k in (index, 1 - index))
+        return statistics.median(b / a for a, b in zip(own, other, strict=True))
+
+    def rates(self) -> Rates:
+        """Return what an evaluation and decoding took in these runs."""
+        return Rates.of(
+            (side.plan, side.kinds, timing) for side in self.sides for timing in side.timings
+        )
+
+
 @dataclass(frozen=True)
 class Stopped:
-    """The person stopped it; the last preview, if there was one, is what remains."""
+    """The person stopped it; what was shown last, if anything was, is what remains."""

@@ -4,16 +4,54 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from demo.events import Done, Preview
 from flowturbo_core.metadata import Settings
+
+_LEVELS = 255
+_MAX_FACTOR = 64
+_SHOWN_WHOLE = 99  # percent of the levels; the few of a shifted edge would keep all others dark
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What parts two series of pictures.
+
+    Args:
+        pictures: the absolute difference of each pair, times `factor`.
+        factor: a power of two, the same for all, so that they can be compared.
+        rms: the root mean square difference of each pair, in levels of 255, not amplified.
+    """
+
+    pictures: tuple[Image.Image, ...]
+    factor: int
+    rms: tuple[float, ...]
+
+    @classmethod
+    def of(cls, first: Sequence[Image.Image], second: Sequence[Image.Image]) -> "Difference":
+        """Compare pictures of one size pair by pair."""
+        apart = [
+            np.abs(np.asarray(a.convert("RGB"), int) - np.asarray(b.convert("RGB"), int))
+            for a, b in zip(first, second, strict=True)
+        ]
+        largest, factor = float(np.percentile(apart, _SHOWN_WHOLE)), 1
+        while factor < _MAX_FACTOR and 2 * factor * largest <= _LEVELS:
+            factor *= 2
+        return cls(
+            tuple(
+                Image.fromarray((factor * its).clip(max=_LEVELS).astype(np.uint8)) for its in apart
+            ),
+            factor,
+            tuple(float(np.sqrt((its**2).mean())) for its in apart),
+        )
 
 
 def png_file(picture: Image.Image, name: str = "picture", text: PngInfo | None = None) -> str:
@@ -45,9 +83,9 @@ def setting_files(
     return files
 
 
-def captioned(files: Sequence[str], event: Preview | Done) -> list[tuple[str, str]]:
-    """Return an event's pictures as a gallery takes them."""
-    return list(zip(files, event.captions, strict=True))
+def captioned(files: Sequence[str], captions: Sequence[str]) -> list[tuple[str, str]]:
+    """Return pictures as a gallery takes them."""
+    return list(zip(files, captions, strict=True))
 
 
 def zip_file(files: Sequence[str], name: str, record: Mapping[str, object]) -> str:

@@ -43,30 +43,35 @@ class Run:
 
 def idle() -> str:
     """Return the readout before the first request."""
-    return _card("Ready", "", "Choose a plan, press Generate, and see what each picture costs.")
+    return card("Ready", "", "Choose a plan, press Generate, and see what each picture costs.")
 
 
 def loading() -> str:
     """Return the readout of a request that waits for the model."""
     text = "The model is being loaded; sampling starts by itself."
-    return _card("Loading", "", text, f'{BAR}<div class="pending"></div></div>')
+    return card("Loading", "", text, f'{BAR}<div class="pending"></div></div>')
 
 
 def interrupted(with_pictures: bool) -> str:
     """Return the readout after a request was stopped, or failed."""
     shown = "The pictures show how far sampling came." if with_pictures else "Nothing was sampled."
-    return _card("Stopped", "", shown)
+    return card("Stopped", "", shown)
 
 
 def in_progress(preview: Preview) -> str:
     """Return the readout while blocks are computed."""
     share = 100 * preview.block / preview.num_blocks
-    return _card(
+    return card(
         f"{preview.block}",
         f"of {preview.num_blocks} blocks",
         f"Last block: {KINDS[preview.kind]}",
-        f'{BAR}<div style="width: {share:.0f}%"></div></div>',
+        bar(share),
     )
+
+
+def bar(percent: float) -> str:
+    """Return how much is done; only a readout of work in progress has it."""
+    return f'{BAR}<div style="width: {percent:.0f}%"></div></div>'
 
 
 def finished(done: Done) -> str:
@@ -84,7 +89,7 @@ def finished(done: Done) -> str:
         badge = (
             f'<span class="badge" title="{how}">{done.speed_up:.1f}× as fast as {baseline}</span>'
         )
-    return _card(milliseconds(total), "ms / image", " · ".join(facts), badge, _blocks(done))
+    return card(milliseconds(total), "ms / image", " · ".join(facts), badge, _blocks(done))
 
 
 def thumbnails(preview: Preview, count: int) -> tuple[str, ...]:
@@ -248,7 +253,8 @@ def _blocks(done: Done) -> str:
     )
 
 
-def _card(number: str, unit: str, text: str, extra: str = "", below: str = "") -> str:
+def card(number: str, unit: str, text: str, extra: str = "", below: str = "") -> str:
+    """Return a card: a large number and its unit, what follows it, and a line of text."""
     return (
         f'<div class="card"><p class="headline"><b>{escape(number)}</b> {escape(unit)}</p>'
         f'{extra}<p class="facts">{escape(text)}</p>{below}</div>'

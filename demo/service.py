@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 from demo.accelerator import Accelerator
-from demo.events import Done, PlanSummary, Preview, Stopped
+from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stopped
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription
-from flowturbo_core.plan import SamplePlan
+from flowturbo_core.plan import SamplePlan, parse_distinct
 from flowturbo_core.requests import (
     MAX_GUIDANCE_SCALE,
     MAX_IMAGES,
@@ -38,6 +38,8 @@ PSEUDO_STEPS = (0, 24)
 REFINER_STEPS = (0, 8)
 GUIDANCE_SCALE = (0, MAX_GUIDANCE_SCALE)
 NUM_IMAGES = (1, 8)
+NUM_COMPARED = (1, 4)  # images of each class when two plans are run three times each
+BASELINE = "H8"
 # The plans of FlowTurbo's paper (2409.18128).
 PRESETS = ("H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5")
 
@@ -130,7 +132,7 @@ class Service:
 
         H8 where three sliders cannot express that plan.
         """
-        return self._own_counts() or self.step_counts("H8")
+        return self._own_counts() or self.step_counts(BASELINE)
 
     @property
     def note(self) -> str:
@@ -146,6 +148,17 @@ class Service:
         if counts is None or any(n > high for n, (_, high) in zip(counts, limits, strict=True)):
             return None
         return counts
+
+    @property
+    def default_plans(self) -> tuple[str, str]:
+        """The two plans that a comparison opens with: plain Heun, and the model's own.
+
+        Where its own is plain Heun, as many blocks of FlowTurbo's.
+        """
+        own = self.model.default_plan
+        if own != BASELINE:
+            return BASELINE, own
+        return BASELINE, "H2P4R2" if self.has_refiner else "H1P7"
 
     @property
     def default_settings(self) -> Settings:
@@ -170,6 +183,12 @@ class Service:
         """Summarise the plan of unchecked numbers of steps; ValueError says what is wrong."""
         return PlanSummary.of(_plan(heun, pseudo, refiner))
 
+    def read_plan(self, text: object) -> PlanSummary:
+        """Summarise a plan of any form, written by a person; ValueError says what is wrong."""
+        plan = SamplePlan.parse(text)
+        plan.require_refiner(self.has_refiner)
+        return PlanSummary.of(plan)
+
     def generate_class_conditional(
         self,
         class_names: Sequence[str | int],
@@ -190,17 +209,41 @@ class Service:
         ended is not begun. Raises ValueError for a value that is not allowed,
         FloatingPointError if the arithmetic overflows.
         """
-        if not isinstance(randomise, bool):
-            raise ValueError(f"randomise must be true or false, not {randomise!r}")
         request = self._request(
             class_names,
-            (heun, pseudo, refiner),
+            _plan(heun, pseudo, refiner),
             guidance_scale,
-            num_images,
-            random.randint(0, MAX_SEED - MAX_IMAGES) if randomise else seed,
+            whole_number("number of images", num_images, *NUM_IMAGES),
+            _seed(seed, randomise),
         )
         end = self._wanted.begin(visitor, ticket)
         return self._until_ended(partial(self._generate, request), end)
+
+    def compare_plans(
+        self,
+        class_names: Sequence[str | int],
+        first_plan: object,
+        second_plan: object,
+        guidance_scale: object,
+        num_images: object,
+        seed: object,
+        randomise: object,
+        visitor: str | None = None,
+        ticket: int = 0,
+    ) -> Iterator[Advanced | Comparison | Stopped]:
+        """Run two plans in turn from the same noise, from unchecked values.
+
+        The last Comparison is done. Ends, and refuses, as `generate_class_conditional` does; two
+        plans that are one are refused as well.
+        """
+        first_seed = _seed(seed, randomise)
+        count = whole_number("number of images", num_images, *NUM_COMPARED)
+        requests = [
+            self._request(class_names, plan, guidance_scale, count, first_seed)
+            for plan in parse_distinct([first_plan, second_plan])
+        ]
+        end = self._wanted.begin(visitor, ticket)
+        return self._until_ended(partial(self._compare, requests), end)
 
     def stop(self, visitor: str, ticket: int) -> None:
         """End all that this visitor asked for up to `ticket`, within one block."""
@@ -223,32 +266,34 @@ class Service:
         counts = _counts_of(settings.plan)
         if counts is None:
             raise ValueError(f"plan {brief(settings.plan)} is none of H..P..R..")
-        values = settings.guidance_scale, settings.num_images, settings.seed
-        request = self._request(settings.class_names, counts, *values)
+        request = self._request(
+            settings.class_names,
+            _plan(*counts),
+            settings.guidance_scale,
+            whole_number("number of images", settings.num_images, *NUM_IMAGES),
+            settings.seed,
+        )
         return [self.class_names[label] for label in request.class_labels], counts
 
     def _request(
         self,
         class_names: object,
-        counts: Sequence[object],
+        plan: SamplePlan,
         guidance_scale: object,
-        num_images: object,
+        num_images: int,
         seed: object,
     ) -> ClassConditionalRequest:
-        plan = _plan(*counts)
         plan.require_refiner(self.has_refiner)
         return ClassConditionalRequest.create(
             [] if class_names is None else class_names,
             plan,
             real_number("guidance scale", guidance_scale, *GUIDANCE_SCALE),
-            whole_number("number of images", num_images, *NUM_IMAGES),
+            num_images,
             seed,
             self.class_names,
         )
 
-    def _until_ended(
-        self, work: Callable[[], Iterator[Any]], end: "_End"
-    ) -> Iterator[Preview | Done | Stopped]:
+    def _until_ended(self, work: Callable[[], Iterator[Any]], end: "_End") -> Iterator[Any]:
         yield from self._accelerator.stream(work, end.event)
         if end.stopped:
             yield Stopped()
@@ -256,6 +301,11 @@ class Service:
     def _generate(self, request: ClassConditionalRequest) -> Iterator[Preview | Done]:
         # The thread loads first: here, what it loaded is there, or what went wrong is raised.
         return self._engine.result().generate(request)
+
+    def _compare(
+        self, requests: Sequence[ClassConditionalRequest]
+    ) -> Iterator[Advanced | Comparison]:
+        return self._engine.result().compare(requests)
 
 
 @dataclass(eq=False)
@@ -304,6 +354,13 @@ class _Wanted:
         current = self._current.get(visitor)
         if current is not None and current.ticket <= ticket:
             current.tell(stopped)
+
+
+def _seed(seed: object, randomise: object) -> object:
+    """Return the seed, unchecked, or one that is drawn."""
+    if not isinstance(randomise, bool):
+        raise ValueError(f"randomise must be true or false, not {randomise!r}")
+    return random.randint(0, MAX_SEED - MAX_IMAGES) if randomise else seed
 
 
 def _counts_of(plan: str) -> tuple[int, int, int] | None:

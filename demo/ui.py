@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from demo.service import Service
-from demo.tabs import about, class_conditional
+from demo.tabs import about, class_conditional, compare
 
 # Fonts the reader already has: the page downloads nothing from elsewhere.
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
@@ -79,6 +79,8 @@ def build(service: Service) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Class-conditional", id="class-conditional"):
                 class_conditional.build(service, page)
+            with gr.Tab("Compare", id="compare"):
+                compare.build(service)
             with gr.Tab("About", id="about"):
                 about.build(service)
 

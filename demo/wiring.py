@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -31,9 +32,6 @@ _BUTTONS = """((running) => [!running, running]
 _RUNNING = f"() => {_BUTTONS}(true)"
 _IDLE = f"() => {_BUTTONS}(false)"
 _AS_READOUT = f"(html) => {_BUTTONS}(html.includes({json.dumps(readout.BAR)}))"
-# At once and in the browser: an answer from the server could come after the next result.
-_INTERRUPTED = f"""(html) => html.includes({json.dumps(readout.BAR)})
-    ? {json.dumps(readout.interrupted(True))} : html"""
 # Counts how often a plan was changed while live; a change of the count samples. A plan that has
 # nothing to begin with is only passed through: the line under the sliders says so already.
 _MOVED = "(live, moves, heun, pseudo) => live && heun + pseudo > 0 ? moves + 1 : moves"
@@ -71,38 +69,55 @@ class Result:
     trajectories: tuple[str, ...]
 
 
+def told(
+    service: Service,
+    ask: Callable[..., Iterator[Any]],
+    in_words: Callable[[Exception], str],
+    *values: object,
+) -> Iterator[Any]:
+    """Ask the service: yield None while the model is being loaded, and then its events.
+
+    A refusal becomes the sentence that is shown, by `in_words`. Closing this closes the service's
+    iterator.
+    """
+    try:
+        with closing(ask(*values)) as events:
+            for _ in service.until_loaded():
+                yield None
+            yield from events
+    except (ValueError, FloatingPointError) as error:
+        raise gr.Error(in_words(error), print_exception=False) from error
+
+
 def shown(
     service: Service, ask: Callable[..., Iterator[Preview | Done | Stopped]], *values: object
 ) -> Iterator[tuple]:
     """Ask the service, and turn its events into what `Results` and, third, the seed show.
 
-    A refusal becomes the sentence the page shows. Closing this closes the service's iterator.
+    Closing this closes the service's iterator.
     """
     previews: list[Preview] = []
     thumbnails: list[tuple[str, ...]] = []  # each encoded once, however often it is shown
     yielded = False
-    try:
-        with closing(ask(*values)) as events:
-            for _ in service.until_loaded():
+    with closing(told(service, ask, sentence, *values)) as events:
+        for event in events:
+            if event is None:
                 yield gr.skip(), readout.loading(), *_UNCHANGED[2:]
-                yielded = True
-            for event in events:
-                if isinstance(event, Done):
-                    yield _finished(event, previews, thumbnails)
-                elif isinstance(event, Stopped):
-                    yield _stopped(previews)
-                else:
-                    previews.append(event)
-                    thumbnails.append(readout.thumbnails(event, _MAX_STRIPS))
-                    files = [png_file(picture) for picture in event.pictures]
-                    text = readout.in_progress(event)
-                    strip = readout.trajectory(previews, thumbnails, 0)
-                    yield captioned(files, event), text, event.settings.seed, strip, None, None
-                yielded = True
-            if not yielded:  # overtaken at once; yielding nothing would empty the page
-                yield _UNCHANGED
-    except (ValueError, FloatingPointError) as error:
-        raise gr.Error(sentence(error), print_exception=False) from error
+            elif isinstance(event, Done):
+                yield _finished(event, previews, thumbnails)
+            elif isinstance(event, Stopped):
+                yield _stopped(previews)
+            else:
+                previews.append(event)
+                thumbnails.append(readout.thumbnails(event, _MAX_STRIPS))
+                files = [png_file(picture) for picture in event.pictures]
+                pictures = captioned(files, event.captions)
+                text = readout.in_progress(event)
+                strip = readout.trajectory(previews, thumbnails, 0)
+                yield pictures, text, event.settings.seed, strip, None, None
+            yielded = True
+        if not yielded:  # overtaken at once; yielding nothing would empty the page
+            yield _UNCHANGED
 
 
 def _stopped(previews: Sequence[Preview]) -> tuple:
@@ -112,7 +127,7 @@ def _stopped(previews: Sequence[Preview]) -> tuple:
         return gr.skip(), text, *_UNCHANGED[2:]
     last = previews[-1]
     files = setting_files(last.pictures, last.settings, {})
-    return captioned(files, last), text, *_UNCHANGED[2:]
+    return captioned(files, last.captions), text, *_UNCHANGED[2:]
 
 
 def _finished(
@@ -124,7 +139,7 @@ def _finished(
     )
     text, record = readout.finished(done), readout.record(done)
     result = Result(readout.Run.of(done), record, tuple(files), strips)
-    return captioned(files, done), text, done.settings.seed, strips[0], record, result
+    return captioned(files, done.captions), text, done.settings.seed, strips[0], record, result
 
 
 def connect(
@@ -138,60 +153,109 @@ def connect(
     """Make Generate ask the service by `ask`, and Stop end it.
 
     So do the plan's controls, while they are live, with the seed that is there. The last two of
-    `inputs` are the seed and whether to draw one; all reach `ask` unchecked, as the core wants
-    them: Gradio would round some of them.
+    `inputs` are the seed and whether to draw one.
     """
-    both = [buttons.generate, buttons.stop]
     *_, seed, _ = inputs
-    computing = {
-        "inputs": [*inputs, plan.moves, buttons.presses],
-        "outputs": [*results[:2], seed, *results[2:]],
-        "preprocess": False,
-        "show_progress": "full",
-        "show_progress_on": results.readout,
-        "api_visibility": "private",
-        **GPU,
-    }
+    generate = partial(shown, service, ask)
 
-    # Each request has a ticket, higher than those before: it counts what was pressed and moved.
-    tickets = [plan.moves, buttons.presses]
+    def again(*values: object) -> Iterator[tuple]:
+        *asked, _, visitor, ticket = values
+        return generate(*asked, False, visitor, ticket)
 
-    def generate(request: gr.Request, *values: object) -> Iterator[tuple]:
-        *asked, moves, presses = values
-        yield from shown(service, ask, *asked, request.session_hash, moves + presses)
-
-    def again(request: gr.Request, *values: object) -> Iterator[tuple]:
-        *asked, _, moves, presses = values
-        yield from shown(service, ask, *asked, False, request.session_hash, moves + presses)
-
-    def overtake(moves: int, presses: int, request: gr.Request) -> None:
-        service.overtake(request.session_hash, moves + presses - 1)
-
-    def stop(moves: int, presses: int, request: gr.Request) -> None:
-        service.stop(request.session_hash, moves + presses)
-
-    # First the buttons: a click's listeners run one after the other, in this order.
-    buttons.generate.click(None, None, both, js=_RUNNING)
-    buttons.generate.click(None, None, None, js=_SHOW_READOUT)
-    buttons.generate.click(None, buttons.presses, buttons.presses, js="(presses) => presses + 1")
     # `input` is a person's choice only, so that sliders and presets do not chase each other.
     chosen = plan.preset.input(service.step_counts, plan.preset, plan.sliders, **HELPER)
     watched = [plan.live, plan.moves, plan.heun, plan.pseudo]
     let_go = {"fn": None, "inputs": watched, "outputs": plan.moves, "js": _MOVED}
     gr.on([slider.release for slider in plan.sliders], **let_go)
     chosen.then(**let_go)
+    connect_runs(
+        service,
+        "class-conditional",
+        [(buttons.presses, generate), (plan.moves, again)],
+        inputs,
+        [*results[:2], seed, *results[2:]],
+        buttons,
+        results.readout,
+        readout.interrupted(True),
+    )
+
+
+def connect_runs(
+    service: Service,
+    task: str,
+    ways: Sequence[tuple[gr.Number, Callable[..., Iterator[tuple]]]],
+    inputs: Sequence[Component],
+    outputs: Sequence[Component],
+    buttons: RunControls,
+    text: gr.HTML,
+    interrupted: str,
+) -> None:
+    """Make the first button, and whatever else counts up, start a request, and Stop end it.
+
+    Args:
+        service: what is asked.
+        task: a name of the tab's own: a visitor's requests of one tab overtake each other.
+        ways: what counts the requests of each kind, with what makes one: it is given the values
+            of `inputs`, the visitor and the ticket, and yields what `outputs` show.
+        inputs: their values come unchecked, as the core wants them: Gradio would round some.
+        outputs: among them `text`.
+        buttons: the two buttons.
+        text: the readout, which has a bar while something runs.
+        interrupted: what the readout says after Stop.
+    """
+    both = [buttons.generate, buttons.stop]
+    # Each request has a ticket, higher than those before: it counts what was pressed and moved.
+    tickets = [count for count, _ in ways]
+    computing = {
+        "inputs": [*inputs, *tickets],
+        "outputs": outputs,
+        "preprocess": False,
+        "show_progress": "full",
+        "show_progress_on": text,
+        "api_visibility": "private",
+        **GPU,
+    }
+    # At once and in the browser: an answer from the server could come after the next result.
+    end = {
+        "fn": None,
+        "inputs": text,
+        "outputs": text,
+        "js": f"(html) => html.includes({json.dumps(readout.BAR)}) "
+        f"? {json.dumps(interrupted)} : html",
+    }
+
+    def visitor(request: gr.Request) -> str:
+        return f"{request.session_hash} {task}"
+
+    def begun(make: Callable[..., Iterator[tuple]]) -> Callable[..., Iterator[tuple]]:
+        def begin(request: gr.Request, *values: object) -> Iterator[tuple]:
+            asked, counts = values[: len(inputs)], values[len(inputs) :]
+            yield from make(*asked, visitor(request), sum(counts))
+
+        return begin
+
+    def overtake(request: gr.Request, *counts: int) -> None:
+        service.overtake(visitor(request), sum(counts) - 1)
+
+    def stop(request: gr.Request, *counts: int) -> None:
+        service.stop(visitor(request), sum(counts))
+
+    # First the buttons: a click's listeners run one after the other, in this order.
+    buttons.generate.click(None, None, both, js=_RUNNING)
+    buttons.generate.click(None, None, None, js=_SHOW_READOUT)
+    buttons.generate.click(None, buttons.presses, buttons.presses, js="(presses) => presses + 1")
     # What is under way is ended first: of several requests, the last one counts.
-    for count, sampling in ((buttons.presses, generate), (plan.moves, again)):
+    for count, make in ways:
         counted = count.change(overtake, tickets, None, **HELPER)
         counted.then(None, None, both, js=_RUNNING)
-        run = counted.then(sampling, trigger_mode="always_last", **computing)
+        run = counted.then(begun(make), trigger_mode="always_last", **computing)
         run.failure(None, None, both, js=_IDLE)
-        run.failure(None, results.readout, results.readout, js=_INTERRUPTED)
+        run.failure(**end)
     # What the readout says decides what can be pressed, rather than that a request ended: one that
     # was overtaken ends while the one that overtook it runs.
-    results.readout.change(None, results.readout, both, js=_AS_READOUT)
+    text.change(None, text, both, js=_AS_READOUT)
     buttons.stop.click(None, None, both, js=_IDLE)
-    buttons.stop.click(None, results.readout, results.readout, js=_INTERRUPTED)
+    buttons.stop.click(**end)
     # Not Gradio's own cancelling: it has nothing to cancel before the request's number is back,
     # and loses what is pressed before its answer is.
     buttons.stop.click(stop, tickets, None, **HELPER)

@@ -1,39 +1,27 @@
 """The tab that makes images of classes."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import gradio as gr
 
-from demo import api, controls, wiring
-from demo.class_picker import ClassPicker
-from demo.service import (
-    GUIDANCE_SCALE,
-    HEUN_STEPS,
-    NUM_IMAGES,
-    PSEUDO_STEPS,
-    REFINER_STEPS,
-    Service,
-)
+from demo import api, controls, readout, wiring
+from demo.events import Done, Preview
+from demo.pictures import captioned, png_file, setting_files
+from demo.service import HEUN_STEPS, NUM_IMAGES, PSEUDO_STEPS, REFINER_STEPS, Service
 from flowturbo_core.metadata import Settings
-from flowturbo_core.requests import MAX_SEED
 
 
 def build(service: Service, page: gr.Blocks) -> None:
     """Add the tab's controls and pictures to `page`, served by `service`."""
     with gr.Row(elem_classes="workbench"):
         with gr.Column(scale=2, min_width=320):
-            classes = ClassPicker(
-                service.class_names,
-                service.model.class_pictures,
-                service.default_settings.class_names,
-            )
+            classes = controls.class_picker(service)
             plan = controls.plan_controls(service)
             with gr.Group():
                 guidance_scale = controls.guidance_control(service)
-                num_images = controls.images_control("Images per class")
+                num_images = controls.images_control(NUM_IMAGES)
             seed = controls.seed_controls()
-            buttons = controls.run_controls()
+            buttons = controls.run_controls("Generate")
         with gr.Column(scale=3, min_width=320):
             results = controls.results()
             visit = controls.visit_controls()
@@ -48,49 +36,26 @@ def build(service: Service, page: gr.Blocks) -> None:
     ask = service.generate_class_conditional
     wiring.connect(service, ask, inputs, plan, buttons, results)
     wiring.connect_visit(page, service, values_of, inputs, plan, results, visit)
-    api.publish(handler(service), arguments(service))
+    api.publish(handler(service), arguments(service), ["Pictures"])
 
 
-def arguments(service: Service) -> dict[str, tuple[object, dict[str, Any]]]:
+def arguments(service: Service) -> api.Arguments:
     """Return the default and the JSON schema of each of the handler's arguments."""
-    default, counts = service.default_settings, service.default_counts
-    label = {"type": "integer", "minimum": 0, "maximum": len(service.class_names) - 1}
-    name = {"type": "string", "description": "a class's name"}
-
-    def whole(limits: tuple[int, int], text: str) -> dict[str, Any]:
-        low, high = limits
-        text = f"{text}, a whole number from {low} to {high}"
-        return {"type": "integer", "minimum": low, "maximum": high, "description": text}
-
-    low, high = GUIDANCE_SCALE
-    return {
-        "class_names": (
-            list(default.class_names),
-            {
-                "type": "array",
-                "items": {"anyOf": [name, label]},
-                "description": "names or labels of classes; images come in their order",
-            },
-        ),
-        "heun": (counts[0], whole(HEUN_STEPS, "Heun steps")),
-        "pseudo": (counts[1], whole(PSEUDO_STEPS, "pseudo-corrector steps")),
-        "refiner": (counts[2], whole(REFINER_STEPS, "refiner steps")),
-        "guidance_scale": (
-            default.guidance_scale,
-            {
-                "type": "number",
-                "minimum": low,
-                "maximum": high,
-                "description": f"classifier-free guidance, from {low} to {high}; 1 is none",
-            },
-        ),
-        "num_images": (1, whole(NUM_IMAGES, "images of each class")),
-        "seed": (0, whole((0, MAX_SEED), "image k draws its noise from seed + k")),
-        "randomise": (
-            False,
-            {"type": "boolean", "description": "draw a seed, and leave the given one unused"},
-        ),
+    heun, pseudo, refiner = service.default_counts
+    plan = {
+        "heun": (heun, api.whole(HEUN_STEPS, "Heun steps")),
+        "pseudo": (pseudo, api.whole(PSEUDO_STEPS, "pseudo-corrector steps")),
+        "refiner": (refiner, api.whole(REFINER_STEPS, "refiner steps")),
     }
+    return api.arguments(service, plan, NUM_IMAGES)
+
+
+def answer(event: Preview | Done) -> tuple:
+    """Return the pictures and, of a result, the record that programs get."""
+    if isinstance(event, Done):
+        files = setting_files(event.pictures, event.settings, event.versions)
+        return captioned(files, event.captions), readout.record(event)
+    return captioned([png_file(p) for p in event.pictures], event.captions), None
 
 
 def handler(service: Service) -> Callable[..., Iterator[tuple]]:
@@ -125,6 +90,8 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
         yield from api.answered(
             service,
             service.generate_class_conditional,
+            answer,
+            2,
             class_names,
             heun,
             pseudo,

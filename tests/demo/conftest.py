@@ -1,13 +1,22 @@
 """A tiny model of the real one's shape, and the page served with it."""
 
 import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
 
+from demo import accelerator as accelerator_module
 from demo import ui
+from demo.engine import Engine
 from demo.service import Service
-from flowturbo_core.data.postcards import CLASSES
+from flowturbo_core.data import postcards
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoencoder_hash
+from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from tests.conftest import randomize
@@ -18,9 +27,14 @@ _SIT = {
     "in_channels": 8,
     "hidden_size": 32,
     "num_heads": 2,
-    "num_classes": len(CLASSES),
+    "num_classes": len(postcards.CLASSES),
     "learn_sigma": False,
 }
+
+
+BLOCK_MS = 10.0
+CLASSES = ["cat", "dog"]
+MODEL = ModelDescription("scripted", Path("nowhere"), tuple(CLASSES), True, "H1P5R3", 1.5)
 
 
 def make_pipeline(default_plan="H1P5R3", with_refiner=True):
@@ -38,7 +52,7 @@ def make_pipeline(default_plan="H1P5R3", with_refiner=True):
     predictor = SiTPredictor(**_SIT, depth=2, autoencoder_hash=autoencoder_hash(vae))
     refiner = randomize(SiTRefiner(**_SIT, depth=1), 2) if with_refiner else None
     return ClassConditionalPipeline(
-        randomize(predictor, 1), vae.eval(), CLASSES, refiner, default_plan, 1.5
+        randomize(predictor, 1), vae.eval(), postcards.CLASSES, refiner, default_plan, 1.5
     )
 
 
@@ -89,3 +103,69 @@ def serve():
 def address(serve, service):
     """Return the address of the page of the tiny model."""
     return serve(service)
+
+
+@dataclass
+class ScriptedPipeline:
+    """Blocks that take `BLOCK_MS` by their own account, and wait for `gate` in truth."""
+
+    class_names = CLASSES
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __post_init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.blocks, self.threads = [], set()
+        self.fail_at = None
+
+    def job(self, request):
+        return SimpleNamespace(x_init=request.labels, name=request.class_labels)
+
+    def run(self, job, plan):
+        for k, kind in enumerate(plan.kinds):
+            self.gate.wait(20)
+            self.threads.add(threading.current_thread().name)
+            if self.fail_at == k:
+                raise RuntimeError("the device fell over")
+            self.blocks.append((job.name, kind))
+            yield SimpleNamespace(
+                block=k + 1,
+                num_blocks=len(plan),
+                kind=kind,
+                block_ms=BLOCK_MS,
+                t=(k + 1) / len(plan),
+                state=SimpleNamespace(x=job.x_init, v=torch.ones(len(job.x_init), 4)),
+                prediction=lambda: job.x_init,
+            )
+
+    def decode(self, latents):
+        self.threads.add(threading.current_thread().name)
+        return [Image.new("RGB", (8, 8)) for _ in latents]
+
+
+@pytest.fixture
+def scripted():
+    return ScriptedPipeline()
+
+
+@pytest.fixture
+def scripted_service(scripted, monkeypatch):
+    """Return a service that hands over every preview at once."""
+    monkeypatch.setattr(accelerator_module, "_UNDISTURBED_S", 0)
+    monkeypatch.setattr(accelerator_module, "_SETTLING_S", 0)
+    return Service(MODEL, lambda: Engine(scripted, "scripted"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return Chromium, without a window."""
+    from playwright.sync_api import sync_playwright  # only for those that need it
+
+    from tests.demo.visits import CHROMIUM, FLAGS
+
+    assert CHROMIUM.exists(), f"there is no {CHROMIUM}: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

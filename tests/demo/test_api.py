@@ -60,7 +60,7 @@ def test_a_good_request(client):
 
 def test_the_documentation_names_types_and_ranges(address, client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert list(endpoints) == [ENDPOINT]
+    assert list(endpoints) == [ENDPOINT, "/compare_plans"]
     parameters = [p["parameter_name"] for p in endpoints[ENDPOINT]["parameters"]]
     assert parameters == list(NAMES)
     assert [p["parameter_has_default"] for p in endpoints[ENDPOINT]["parameters"]] == [True] * 8

@@ -141,8 +141,8 @@ def test_the_api_is_served_as_mcp_tools(postcards_folder):
     with started("--port", free_port(), "--mcp", *options) as address:
         name = "generate_class_conditional"
         arguments = QUICK | {"guidance_scale": 1, "num_images": 1, "seed": 3, "randomise": False}
-        (tool,), answer = call(name, arguments, address)
-        assert tool.name == name
+        (tool, comparison), answer = call(name, arguments, address)
+        assert (tool.name, comparison.name) == (name, "compare_plans")
         assert "a whole number from 0 to 24" in json.dumps(tool.inputSchema)
         assert not answer.isError
         said = json.dumps([part.model_dump(mode="json") for part in answer.content])

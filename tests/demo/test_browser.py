@@ -6,30 +6,22 @@ import re
 import threading
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from demo.engine import Engine
 from demo.service import Service
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription, bundled_models
+from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations
 
 pytestmark = pytest.mark.browser
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync --no-first-run"
-).split()
-SIZES = {"desk": (1400, 1024), "telephone": (390, 844)}
-PATIENCE_MS = 60_000
 
 # Notes what the readout says, where the pictures come from, and how tall their box is, always.
 WATCH = """() => {
@@ -50,17 +42,6 @@ WATCH = """() => {
 }"""
 
 
-# Tells when Stop was enabled and no longer is: a small run is over before one could look twice.
-WATCH_STOP = """(stop) => {
-    window.ran = false;
-    let enabled = false;
-    new MutationObserver(() => {
-        window.ran ||= enabled && stop.disabled;
-        enabled = !stop.disabled;
-    }).observe(stop, { attributes: true });
-}"""
-
-
 # Drops a file with these bytes on the middle of the page.
 DROP = """(bytes) => {
     const dataTransfer = new DataTransfer();
@@ -70,117 +51,6 @@ DROP = """(bytes) => {
         document.querySelector(".gallery").dispatchEvent(new DragEvent(kind, options));
     }
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    assert CHROMIUM.exists(), f"there is no {CHROMIUM}: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """One page, and everything it did that it should not."""
-
-    def __init__(self, browser, address, size, colours="light"):
-        self.complaints = []
-        viewport = {"width": size[0], "height": size[1]}
-        self.page = browser.new_page(viewport=viewport, color_scheme=colours)
-        self.page.set_default_timeout(PATIENCE_MS)
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", self._request)
-        self.page.on("response", self._response)
-        self.page.goto(address)
-        self.generate = self.page.get_by_role("button", name="Generate")
-        self.stop = self.page.get_by_role("button", name="Stop")
-        self.restore = self.page.locator("input[type=file]:has(+ .restore)")
-        self.readout = self.page.locator(".card")
-        self.pictures = self.page.locator(".gallery img")
-        self.seed = self.page.get_by_label("Seed", exact=True)
-        self.live = self.page.get_by_label("Live")
-        expect(self.generate).to_be_enabled(timeout=PATIENCE_MS)
-        self.live.uncheck()
-
-    def _console(self, message):
-        gradios_own = message.text == "Method not implemented."  # with every file that is uploaded
-        if message.type in ("error", "warning") and not gradios_own:
-            self.complaints.append(message.text)
-
-    def _request(self, request):
-        address = urlsplit(request.url)
-        if address.scheme not in ("data", "blob") and address.hostname != "127.0.0.1":
-            self.complaints.append(f"a request left for {request.url}")
-
-    def _response(self, response):
-        if response.status >= 400:
-            self.complaints.append(f"{response.status} {response.url} {response.request.post_data}")
-
-    def slide(self, **values):
-        for name, value in values.items():
-            number = self.page.locator(f".{name} input[type=number]")
-            number.fill(str(value))
-            number.press("Tab")
-
-    def drag(self, name, value):
-        track = self.page.locator(f".{name} input[type=range]")
-        # To the middle: at the lower edge, Generate would lie over it.
-        track.evaluate("(e) => e.scrollIntoView({ block: 'center', behavior: 'instant' })")
-        box, highest = track.bounding_box(), int(track.get_attribute("max"))
-        place = [box["x"] + box["width"] * share / highest for share in (0.5, value)]
-        height = box["y"] + box["height"] / 2
-        self.page.mouse.move(place[0], height)
-        self.page.mouse.down()
-        self.page.mouse.move(place[1], height, steps=3)
-        self.page.mouse.up()
-        return int(self.page.locator(f".{name} input[type=number]").input_value())
-
-    def expect_toast(self, text):
-        toast = self.page.get_by_test_id("toast-body")
-        expect(toast).to_contain_text(text, timeout=PATIENCE_MS)
-
-    def slides_at(self, **values):
-        for name, value in values.items():
-            number = self.page.locator(f".{name} input[type=number]")
-            expect(number).to_have_value(str(value), timeout=PATIENCE_MS)
-
-    def choose_classes(self, *names):
-        self.page.get_by_role("button", name="None", exact=True).click()
-        for name in names:
-            self.tile(name).click()
-        self.chosen(*names)
-
-    def tile(self, name):
-        return self.page.get_by_role("button", name=name, exact=True)
-
-    def choose_preset(self, plan):
-        self.page.locator(".preset").get_by_text(plan, exact=True).click()
-
-    def chosen(self, *names):
-        """Expect these classes, in any order, to be marked as chosen."""
-        marked = self.page.locator(".tile[aria-pressed=true]")
-        expect(marked).to_have_count(len(names), timeout=PATIENCE_MS)
-        assert sorted(marked.all_inner_texts()) == sorted(names)
-
-    def expect_cost(self, text):
-        expect(self.page.locator(".cost")).to_contain_text(text, timeout=PATIENCE_MS)
-
-    def expect_readout(self, pattern):
-        expect(self.readout).to_have_text(re.compile(pattern), timeout=PATIENCE_MS)
-
-    def run(self):
-        self.stop.evaluate(WATCH_STOP)
-        self.generate.click()
-        self.page.wait_for_function("window.ran")
-        self.expect_readout("evaluations")
-        expect(self.generate).to_be_enabled(timeout=PATIENCE_MS)
-
-    def sideways_scroll(self):
-        return self.page.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
 
 
 @pytest.fixture(params=SIZES)
@@ -644,17 +514,6 @@ def test_axe_finds_no_serious_violation(browser, address, size, colours):
     assert found + serious_violations(visit.page) == []
     assert visit.complaints == [] and visit.sideways_scroll() == 0
     visit.page.close()
-
-
-def serious_violations(page):
-    """Return what axe-core calls serious or critical, with the elements concerned."""
-    page.wait_for_timeout(500)  # colours on their way to others have any contrast
-    violations = Axe().run(page).response["violations"]
-    return [
-        (v["id"], [node["target"] for node in v["nodes"]])
-        for v in violations
-        if v["impact"] in ("serious", "critical")
-    ]
 
 
 SCREENSHOTS = {

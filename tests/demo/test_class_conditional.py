@@ -39,9 +39,12 @@ class FakeService:
     name, class_names, has_refiner = MODEL.name, MODEL.class_names, True
     presets = ["H8", "H1P5R3"]
     default_counts = (1, 5, 3)
+    default_plans = ("H8", "H1P5R3")
     default_settings = SETTINGS
     note = ""
     describe_plan = staticmethod(Service.describe_plan)
+    read_plan = Service.read_plan
+    compare_plans = None
     step_counts = staticmethod(Service.step_counts)
 
     def __init__(self, *events):
@@ -182,10 +185,9 @@ def test_the_documentation_gives_the_limits():
 def test_the_page_stands_on_a_fake():
     page = ui.build(FakeService())
     public = [fn for fn in page.fns.values() if fn.api_visibility == "public"]
-    (generate,) = public
-    assert generate.api_name == "generate_class_conditional"
-    assert (generate.concurrency_id, generate.concurrency_limit) == ("gpu", 1)
+    assert [fn.api_name for fn in public] == ["generate_class_conditional", "compare_plans"]
+    assert {(fn.concurrency_id, fn.concurrency_limit) for fn in public} == {("gpu", 1)}
     html = [b.value for b in page.blocks.values() if isinstance(b, gr.HTML)]
     assert any("&lt;fake&gt; on paper, ink" in text for text in html if isinstance(text, str))
     tabs = [b.label for b in page.blocks.values() if isinstance(b, gr.Tab)]
-    assert tabs == ["Class-conditional", "About"]
+    assert tabs == ["Class-conditional", "Compare", "About"]

@@ -5,14 +5,11 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from demo import accelerator as accelerator_module
 from demo import service as service_module
@@ -21,16 +18,12 @@ from demo.events import Done, Preview, Stopped
 from demo.service import Service
 from flowturbo_core.data import postcards
 from flowturbo_core.metadata import Settings
-from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_SEED
 from flowturbo_core.timing import Timing
-from tests.demo.conftest import make_pipeline
+from tests.demo.conftest import BLOCK_MS, CLASSES, MODEL, make_pipeline
 
-BLOCK_MS = 10.0
-CLASSES = ["cat", "dog"]
-MODEL = ModelDescription("scripted", Path("nowhere"), ("cat", "dog"), True, "H1P5R3", 1.5)
 ASKED = {
     "class_names": ["cat"],
     "heun": 1,
@@ -42,58 +35,6 @@ ASKED = {
     "randomise": False,
 }
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass
-class ScriptedPipeline:
-    """Blocks that take `BLOCK_MS` by their own account, and wait for `gate` in truth."""
-
-    class_names = CLASSES
-    device = torch.device("cpu")
-    dtype = torch.float32
-
-    def __post_init__(self):
-        self.gate = threading.Event()
-        self.gate.set()
-        self.blocks, self.threads = [], set()
-        self.fail_at = None
-
-    def job(self, request):
-        return SimpleNamespace(x_init=request.labels, name=request.class_labels)
-
-    def run(self, job, plan):
-        for k, kind in enumerate(plan.kinds):
-            self.gate.wait(20)
-            self.threads.add(threading.current_thread().name)
-            if self.fail_at == k:
-                raise RuntimeError("the device fell over")
-            self.blocks.append((job.name, kind))
-            yield SimpleNamespace(
-                block=k + 1,
-                num_blocks=len(plan),
-                kind=kind,
-                block_ms=BLOCK_MS,
-                t=(k + 1) / len(plan),
-                state=SimpleNamespace(v=torch.ones(len(job.x_init), 4)),
-                prediction=lambda: job.x_init,
-            )
-
-    def decode(self, latents):
-        self.threads.add(threading.current_thread().name)
-        return [Image.new("RGB", (8, 8)) for _ in latents]
-
-
-@pytest.fixture
-def scripted():
-    return ScriptedPipeline()
-
-
-@pytest.fixture
-def scripted_service(scripted, monkeypatch):
-    """Return a service that hands over every preview at once."""
-    monkeypatch.setattr(accelerator_module, "_UNDISTURBED_S", 0)
-    monkeypatch.setattr(accelerator_module, "_SETTLING_S", 0)
-    return Service(MODEL, lambda: Engine(scripted, "scripted"))
 
 
 def ask(service, **changes):

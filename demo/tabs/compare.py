@@ -1,0 +1,341 @@
+"""The tab that runs two plans from the same noise, side by side."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import gradio as gr
+from pandas import DataFrame
+
+from demo import api, comparison, controls, readout, wiring
+from demo.controls import HELPER, sentence
+from demo.events import Advanced, Comparison, Stopped
+from demo.pictures import Difference, captioned, png_file, setting_files
+from demo.service import NUM_COMPARED, Service
+from flowturbo_core.models.front import Front
+
+_CHART_HEIGHT = 300
+_ROOM = 1.08  # beyond the last dot, which would be cut in half
+
+
+class Results(NamedTuple):
+    """Where a comparison is shown, in the order its handler gives it; the seed comes third."""
+
+    readout: gr.HTML
+    figures: gr.HTML
+    slider: gr.ImageSlider
+    difference: gr.Gallery
+    first: gr.Gallery
+    second: gr.Gallery
+    chart: gr.ScatterPlot
+    note: gr.HTML
+    pairs: gr.State
+
+
+_UNCHANGED = (gr.skip(),) * (1 + len(Results._fields))
+
+
+@dataclass(frozen=True, eq=False)  # Gradio hashes what it keeps
+class Pairs:
+    """The pictures of both plans as files, for whichever pair a person wants to look at.
+
+    Args:
+        plans: the two plans.
+        files: the pictures of each plan.
+        differences: the difference of each pair, with what is to be said of it.
+        label: what all of the differences are.
+    """
+
+    plans: tuple[str, str]
+    files: tuple[Sequence[str], Sequence[str]]
+    differences: Sequence[tuple[str, str]]
+    label: str
+
+    @classmethod
+    def of(cls, made: Comparison, difference: Difference) -> "Pairs":
+        """Write the pictures of a comparison that has them all."""
+        return cls(
+            tuple(side.plan.plan for side in made.sides),
+            (_files(made, 0), _files(made, 1)),
+            _differences(made, difference),
+            f"Difference × {difference.factor}",
+        )
+
+    def shown(self, index: int) -> tuple[gr.ImageSlider, gr.Gallery]:
+        """Return what slider and difference show of pair `index`."""
+        pair = self.files[0][index], self.files[1][index]
+        return (
+            gr.ImageSlider(pair, label=" | ".join(self.plans)),
+            gr.Gallery([self.differences[index]], label=self.label),
+        )
+
+
+def build(service: Service) -> None:
+    """Add the tab's controls and results, served by `service`."""
+    first_plan, second_plan = service.default_plans
+    with gr.Row(elem_classes="workbench compare"):
+        with gr.Column(scale=2, min_width=320):
+            classes = controls.class_picker(service)
+            grammar = "H, P, R or E with a number after each: H1P5R3, [H1P1R1]x3, E25."
+            first = controls.plan_text(service, first_plan, "First plan", grammar)
+            second = controls.plan_text(service, second_plan, "Second plan", "From the same noise.")
+            with gr.Group():
+                guidance_scale = controls.guidance_control(service)
+                num_images = controls.images_control(NUM_COMPARED)
+            seed = controls.seed_controls()
+            buttons = controls.run_controls("Compare")
+        with gr.Column(scale=3, min_width=320):
+            results = _results(service)
+    # In the order in which the handler takes them.
+    inputs = [classes, first.text, second.text, guidance_scale, num_images, *seed]
+    wiring.connect_runs(
+        service,
+        "compare",
+        [(buttons.presses, partial(shown, service))],
+        inputs,
+        [*results[:2], seed.seed, *results[2:]],
+        buttons,
+        results.readout,
+        comparison.stopping(),
+    )
+    both = [results.first, results.second]
+    for gallery in both:
+        gallery.select(
+            _picked, results.pairs, [results.slider, results.difference, *both], **HELPER
+        )
+    api.publish(
+        handler(service),
+        arguments(service),
+        ["Pictures of the first plan", "Pictures of the second plan", "Differences"],
+    )
+
+
+def _results(service: Service) -> Results:
+    text = gr.HTML(
+        comparison.idle(), label="Readout", apply_default_css=False, elem_classes="readout"
+    )
+    figures = gr.HTML(comparison.figures(None, None), label="Figures", apply_default_css=False)
+    with gr.Row():
+        slider = gr.ImageSlider(
+            label="One over the other",
+            height="var(--pair-height)",
+            interactive=False,
+            buttons=["fullscreen"],
+            min_width=280,
+        )
+        difference = _pictures("Difference", "var(--pair-height)")
+    with gr.Row():
+        first, second = (_pictures(plan, "var(--gallery-height)") for plan in service.default_plans)
+    chart = gr.ScatterPlot(
+        x="ms / image",
+        y="solver error",
+        color="colour",
+        color_map={colour: colour for colour in comparison.COLOURS},
+        colors_in_legend=[],  # it would be cut off; the note below says what they are
+        tooltip=["plan"],
+        height=_CHART_HEIGHT,
+        visible=False,
+    )
+    note = gr.HTML(_note(service, None), apply_default_css=False)
+    return Results(text, figures, slider, difference, first, second, chart, note, gr.State(None))
+
+
+def _pictures(label: str, height: str) -> gr.Gallery:
+    # Pressing a picture takes it under the slider, which shows it larger than a preview would.
+    return gr.Gallery(
+        label=label,
+        columns=4,
+        height=height,
+        allow_preview=False,
+        object_fit="contain",
+        buttons=[],
+        interactive=False,
+        min_width=280,
+        elem_classes="gallery",
+    )
+
+
+def shown(service: Service, *values: object) -> Iterator[tuple]:
+    """Ask the service, and turn its events into what `Results` and, third, the seed show.
+
+    Closing this closes the service's iterator.
+    """
+    latest: Comparison | None = None
+    yielded = False
+    with closing(wiring.told(service, service.compare_plans, sentence, *values)) as events:
+        for event in events:
+            if event is None:
+                yield readout.loading(), *_UNCHANGED[1:]
+            elif isinstance(event, Advanced):
+                yield comparison.in_progress(event), *_UNCHANGED[1:]
+            elif isinstance(event, Stopped):
+                yield _stopped(service, latest)
+            else:
+                latest = event
+                yield _compared(service, event)
+            yielded = True
+        if not yielded:  # overtaken at once; yielding nothing would empty the page
+            yield _UNCHANGED
+
+
+def _stopped(service: Service, latest: Comparison | None) -> tuple:
+    """Keep what is there, and draw the chart if a round was finished."""
+    text = comparison.interrupted(latest)
+    if latest is None or latest.rounds == 0:
+        return text, *_UNCHANGED[1:]
+    return text, *_UNCHANGED[1:-3], *_chart(service, latest), gr.skip()
+
+
+def _compared(service: Service, made: Comparison) -> tuple:
+    """Return what changes on the page: the table each time, pictures as soon as they are there.
+
+    The chart comes last: to draw it while plans are timed would slow them down.
+    """
+    figures = comparison.figures(made, _front(service)[0])
+    text, pairs, chart = gr.skip(), gr.skip(), (gr.skip(),) * 2
+    pictures: tuple = (gr.skip(),) * 4
+    if made.is_done or made.rounds == 1:
+        difference = Difference.of(made.sides[0].pictures, made.sides[1].pictures)
+    if made.rounds == 0:
+        pictures, pairs = (None, None, _gallery(made, 0), None), None
+        chart = gr.ScatterPlot(visible=False), _note(service, None)
+    if made.rounds == 1:
+        pairs = Pairs.of(made, difference)
+        pictures = *pairs.shown(0), _gallery(made, 0), _gallery(made, 1)
+    if made.is_done:
+        text, chart = comparison.finished(made, difference), _chart(service, made)
+    return text, figures, made.sides[0].settings.seed, *pictures, *chart, pairs
+
+
+def _gallery(made: Comparison, index: int) -> gr.Gallery:
+    pictures = captioned(_files(made, index), made.captions)
+    return gr.Gallery(pictures, label=made.sides[index].plan.plan, selected_index=0)
+
+
+def _files(made: Comparison, index: int) -> list[str]:
+    side = made.sides[index]
+    return setting_files(side.pictures, side.settings, made.versions)
+
+
+def _differences(made: Comparison, difference: Difference) -> list[tuple[str, str]]:
+    notes = [
+        f"{name}: RMS {comparison.levels(rms)} of 255 levels"
+        for name, rms in zip(made.captions, difference.rms, strict=True)
+    ]
+    files = [png_file(picture, "difference") for picture in difference.pictures]
+    return captioned(files, notes)
+
+
+def _chart(service: Service, made: Comparison) -> tuple[gr.ScatterPlot, str]:
+    """Return the chart, hidden if it would be empty, and the note under it."""
+    front, _ = _front(service)
+    points = [] if front is None else comparison.points(made, front)
+    note = _note(service, made)
+    if not points:
+        return gr.ScatterPlot(visible=False), note
+    columns = {
+        "ms / image": [point.ms_per_image for point in points],
+        "solver error": [point.solver_error for point in points],
+        "plan": [point.plan for point in points],
+        "colour": [comparison.colour(point.index) for point in points],
+    }
+    limits = {
+        limit: [0, _ROOM * max(columns[name])]
+        for limit, name in (("x_lim", "ms / image"), ("y_lim", "solver error"))
+    }
+    return gr.ScatterPlot(DataFrame(columns), **limits, visible=True), note
+
+
+def _note(service: Service, made: Comparison | None) -> str:
+    front, refused = _front(service)
+    return refused or comparison.chart_note(made, front, service.name)
+
+
+def _front(service: Service) -> tuple[Front | None, str]:
+    """Return the model's front, and in HTML what is wrong with it, if anything is.
+
+    It is read each time: tuning may end while the page is open.
+    """
+    try:
+        return service.model.front, ""
+    except ValueError as error:
+        return None, f'<p class="hint refused">{sentence(error)}</p>'
+
+
+def _picked(pairs: Pairs | None, picked: gr.SelectData) -> tuple:
+    if pairs is None or picked.index >= len(pairs.differences):
+        return (gr.skip(),) * 4
+    return *pairs.shown(picked.index), *(gr.Gallery(selected_index=picked.index),) * 2
+
+
+def arguments(service: Service) -> api.Arguments:
+    """Return the default and the JSON schema of each of the handler's arguments."""
+    first, second = service.default_plans
+    grammar = "a plan of 1 to 100 steps, such as H8, H1P5R3, [H1P1R1]x3 or E25"
+    plan = {
+        "first_plan": (first, {"type": "string", "description": grammar}),
+        "second_plan": (second, {"type": "string", "description": f"another; {grammar}"}),
+    }
+    return api.arguments(service, plan, NUM_COMPARED)
+
+
+def answer(service: Service, event: Advanced | Comparison) -> tuple | None:
+    """Return the pictures, differences and, at the end, the record that programs get."""
+    if isinstance(event, Advanced) or 1 <= event.rounds < event.num_rounds:
+        return None
+    first = captioned(_files(event, 0), event.captions)
+    if not event.is_done:
+        return first, None, None, None
+    difference = Difference.of(event.sides[0].pictures, event.sides[1].pictures)
+    record = comparison.record(event, difference, _front(service)[0])
+    second = captioned(_files(event, 1), event.captions)
+    return first, second, _differences(event, difference), record
+
+
+def handler(service: Service) -> Callable[..., Iterator[tuple]]:
+    """Return what programs call; its docstring documents the API, to people and to MCP."""
+
+    def compare_plans(
+        class_names,
+        first_plan,
+        second_plan,
+        guidance_scale,
+        num_images,
+        seed,
+        randomise,
+    ):
+        """Run two sampling plans in turn, three times, from the same noise, and compare them.
+
+        Args:
+            class_names: list of class names, or of labels counted from 0.
+            first_plan: a plan of 1 to 100 steps, such as H8, H1P5R3, [H1P1R1]x3 or E25.
+            second_plan: another plan of 1 to 100 steps.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            num_images: images of each class, a whole number from 1 to 4.
+            seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
+            randomise: true to draw a seed and leave the given one unused.
+
+        Returns:
+            The pictures of the first plan and those of the second (PNG, with their settings in
+            them), their differences, amplified, and a record: of each plan the median, lowest and
+            highest milliseconds an image, evaluations, speed-up over the other, and solver error
+            where it is known; the factor of the differences, and their root mean square in levels
+            of 255.
+        """
+        yield from api.answered(
+            service,
+            service.compare_plans,
+            partial(answer, service),
+            4,
+            class_names,
+            first_plan,
+            second_plan,
+            guidance_scale,
+            num_images,
+            seed,
+            randomise,
+        )
+
+    return compare_plans

@@ -1,0 +1,231 @@
+"""The Compare tab in a real browser, on a desk and on a telephone."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from demo.engine import Engine
+from demo.service import Service
+from flowturbo_core.data.postcards import CLASSES
+from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription, bundled_models
+from flowturbo_core.plan import SamplePlan
+from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations
+
+pytestmark = pytest.mark.browser
+
+# Plausible, as only tuning measures them: error falls as time rises.
+ERRORS = {
+    "E4": 0.62, "H1P3": 0.41, "H1P4R1": 0.36, "H1P5R3": 0.33, "H2P4R2": 0.27, "H8": 0.12,
+    "H5P7R3": 0.1, "H8P9R5": 0.055,
+}  # fmt: skip
+LOOKS = [(size, colours) for size in SIZES for colours in ("light", "dark")]
+HOW = "python -m flowturbo_core tune --model tiny-postcards"
+
+# Notes the heights of what changes, always.
+WATCH_HEIGHTS = """() => {
+    window.heights = new Set();
+    const boxes = [...document.querySelectorAll(".compare .card, .compare .gallery")];
+    const note = () => heights.add(boxes.map((box) => box.offsetHeight).join(" "));
+    note();
+    for (const box of document.querySelectorAll(".compare .readout, .compare .gallery")) {
+        new MutationObserver(note).observe(box, { subtree: true, childList: true });
+    }
+}"""
+
+
+def write_front(folder):
+    plans = []
+    for text, error in ERRORS.items():
+        plan = SamplePlan.parse(text)
+        plans.append(
+            {
+                "plan": text,
+                "predictor_evaluations": plan.predictor_evaluations,
+                "refiner_evaluations": plan.refiner_evaluations,
+                "solver_error": error,
+            }
+        )
+    (folder / "front.json").write_text(json.dumps({"plans": plans, "guidance_scale": 2.0}))
+
+
+@pytest.fixture(scope="module")
+def tuned_address(serve, service, postcards_folder, tmp_path_factory):
+    """Return the address of a page whose model has a front; it shares the loaded model."""
+    folder = shutil.copytree(postcards_folder, tmp_path_factory.mktemp("tuned") / "tuned")
+    write_front(folder)
+    pipeline = service._engine.result().pipeline
+    return serve(Service(ModelDescription.read(folder), lambda: Engine(pipeline, "tuned")))
+
+
+class Comparing(Visit):
+    """A visit to the tab."""
+
+    finished = "as fast: "
+
+    def __init__(self, browser, address, size, colours="light"):
+        super().__init__(browser, address, size, colours)
+        self.page.get_by_role("tab", name="Compare").click()
+        self.area = self.page.locator(".compare")
+        self.generate = self.area.get_by_role("button", name="Compare", exact=True)
+        self.stop = self.area.get_by_role("button", name="Stop")
+        self.readout = self.area.locator(".card")
+        self.first = self.area.get_by_label("First plan, as text")
+        self.second = self.area.get_by_label("Second plan, as text")
+        self.difference, *self.galleries = (
+            self.area.locator(".gallery").nth(k).locator("img") for k in range(3)
+        )
+        self.rows = self.area.locator("section.figures tbody tr")
+        self.dots = self.area.locator(".mark-symbol path")
+        self.seed = self.area.get_by_label("Seed", exact=True)
+        expect(self.generate).to_be_enabled()
+
+    def tile(self, name):
+        return self.area.get_by_role("button", name=name, exact=True)
+
+    def choose_classes(self, *names):
+        self.area.get_by_role("button", name="None", exact=True).click()
+        for name in names:
+            self.tile(name).click()
+
+    def write_plans(self, first, second):
+        self.first.fill(first)
+        self.second.fill(second)
+
+
+@pytest.fixture(params=SIZES)
+def visit(request, browser, address):
+    visit = Comparing(browser, address, SIZES[request.param])
+    yield visit
+    assert visit.complaints == []
+    assert visit.sideways_scroll() == 0
+    visit.page.close()
+
+
+def test_from_two_plans_to_pictures_and_times(visit):
+    visit.choose_classes("cat", "fish", "tree")
+    visit.area.locator(".preset").nth(1).get_by_text("H2P4R2", exact=True).click()
+    expect(visit.second).to_have_value("H2P4R2")
+    visit.first.fill("[H1P1R1]x3")
+    costs = visit.area.locator(".cost")
+    expect(costs.nth(0)).to_have_text("[H1P1R1]x3 9 blocks, 9 predictor + 6 refiner evaluations")
+    expect(costs.nth(1)).to_have_text("H2P4R2 8 blocks, 8 predictor + 4 refiner evaluations")
+    expect(visit.area.locator(".preset").nth(0).locator("label.selected")).to_have_count(0)
+    visit.seed.fill("7")
+
+    visit.page.evaluate(WATCH_HEIGHTS)
+    visit.run()
+    assert visit.page.evaluate("heights.size") == 1  # nothing jumped
+    expect(visit.rows).to_have_count(2)
+    expect(visit.rows.nth(0)).to_contain_text(
+        re.compile(r"\[H1P1R1\]x3.*\d×.* – .*9 predictor \+ 6 refiner")
+    )
+    for pictures in visit.galleries:
+        expect(pictures).to_have_count(3)
+    expect(visit.difference).to_have_attribute("alt", re.compile("^cat: RMS .* of 255 levels$"))
+    slider = visit.area.locator(".slider-wrap img, .slider img")
+    visit.galleries[1].nth(1).click()
+    expect(visit.difference).to_have_attribute("alt", re.compile("^fish: RMS "))
+    expect(slider.first).to_have_attribute("src", re.compile("fish-"))
+    expect(visit.area).to_contain_text(HOW)
+    assert visit.seed.input_value() == "7"
+
+
+@pytest.mark.parametrize(("size", "colours"), LOOKS)
+def test_the_chart_marks_the_two(browser, tuned_address, size, colours):
+    visit = Comparing(browser, tuned_address, SIZES[size], colours)
+    visit.choose_classes("cat")
+    visit.run()
+    expect(visit.dots).to_have_count(len(ERRORS), timeout=PATIENCE_MS)
+    strokes = [dot.get_attribute("stroke") for dot in visit.dots.all()]
+    assert sorted(strokes.count(stroke) for stroke in set(strokes)) == [1, 1, len(ERRORS) - 2]
+    visit.area.get_by_text("The chart in numbers").click()
+    expect(visit.area.locator("details.figures tbody tr")).to_have_count(len(ERRORS))
+    expect(visit.page.locator("body")).to_have_class(
+        re.compile("dark") if colours == "dark" else re.compile("^(?!.*dark)")
+    )
+    assert serious_violations(visit.page) == []
+    visit.write_plans("H8", "H3P1")
+    visit.run()
+    expect(visit.area).to_contain_text("The error of H3P1 is not measured")
+    expect(visit.area).to_contain_text("Plans with refiner steps are left out")
+    assert visit.complaints == [] and visit.sideways_scroll() == 0
+    visit.page.close()
+
+
+def test_stop_keeps_what_was_finished(visit):
+    visit.area.get_by_role("button", name="One of each").click()
+    visit.area.locator(".images input[type=number]").fill("4")
+    visit.write_plans("E1", "E100")
+    visit.generate.click()
+    visit.expect_readout(r"E100.*round 1 of 3.*\d+ of 100 blocks")
+    visit.stop.click()
+    visit.expect_readout("Stopped.*Only E1 came to its end")
+    expect(visit.galleries[0]).to_have_count(4 * len(CLASSES))
+    expect(visit.galleries[1]).to_have_count(0)
+    expect(visit.generate).to_be_enabled()
+    visit.second.fill("E2")
+    visit.page.keyboard.press("Control+Enter")
+    visit.expect_readout("as fast: ")
+    expect(visit.galleries[1]).to_have_count(4 * len(CLASSES))
+
+
+def test_a_refusal_is_said_and_the_page_goes_on(visit):
+    visit.choose_classes("cat")
+    visit.write_plans("H1<b>", "H2")
+    refused = visit.area.locator(".cost.refused")
+    expect(refused).to_contain_text("Plan 'H1<b>' is not understood")
+    visit.generate.click()
+    visit.expect_toast("Plan 'H1<b>' is not understood")
+    visit.expect_readout("Ready|Stopped")
+    visit.write_plans("H2", "H2")
+    expect(refused).to_have_count(0)
+    visit.generate.click()
+    expect(visit.page.get_by_text("A plan is named twice in H2, H2")).to_be_visible()
+    visit.first.fill("E1")
+    visit.run()
+
+
+def test_the_tabs_do_not_stop_each_other(browser, address):
+    visit = Comparing(browser, address, SIZES["desk"])
+    visit.area.get_by_role("button", name="One of each").click()
+    visit.area.locator(".images input[type=number]").fill("2")
+    visit.write_plans("E100", "H50")
+    visit.generate.click()
+    visit.expect_readout("round 1 of 3")
+    visit.page.get_by_role("tab", name="Class-conditional").click()
+    own = visit.page.locator(".workbench:not(.compare)")
+    own.get_by_role("button", name="Generate").click()
+    expect(own.locator(".card")).to_contain_text("evaluations", timeout=PATIENCE_MS)
+    own.get_by_role("button", name="Generate").click()
+    visit.page.get_by_role("tab", name="Compare").click()
+    visit.expect_readout("as fast: ")
+    assert visit.complaints == []
+    visit.page.close()
+
+
+def test_screenshots(browser, serve, tuned_address, tmp_path):
+    """Save what the README shows: the bundled model's pictures, or else the tiny one's noise."""
+    has_chart = True
+    if DEFAULT_MODEL in bundled_models():
+        bundled = Service.load()
+        tuned_address, has_chart = serve(bundled), bundled.model.front is not None
+    folder = Path(os.environ.get("FLOWTURBO_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    visit = Comparing(browser, tuned_address, SIZES["desk"])
+    visit.seed.fill("0")
+    visit.run()
+    if has_chart:
+        expect(visit.dots.first).to_be_visible()
+    for picture in visit.area.locator("img").all():
+        picture.evaluate("(image) => image.decode()")
+    visit.page.mouse.move(0, 0)
+    # As one sees it, but for what a page of its full height would have stick in the middle.
+    visit.page.add_style_tag(content=".run { position: static !important; }")
+    visit.page.screenshot(path=folder / "compare.png", full_page=True)
+    assert visit.complaints == []
+    visit.page.close()

@@ -1,0 +1,146 @@
+"""A visit to the page in a real browser, and everything that it did which it should not."""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run"
+).split()
+SIZES = {"desk": (1400, 1024), "telephone": (390, 844)}
+PATIENCE_MS = 60_000
+
+# What Gradio itself says in the console: with every file that is uploaded, with every chart.
+_GRADIOS_OWN = re.compile(
+    "Method not implemented.|WARN The input spec uses Vega-Lite v5.*, but the current version .*"
+)
+
+# Tells when Stop was enabled and no longer is: a small run is over before one could look twice.
+WATCH_STOP = """(stop) => {
+    window.ran = false;
+    let enabled = false;
+    new MutationObserver(() => {
+        window.ran ||= enabled && stop.disabled;
+        enabled = !stop.disabled;
+    }).observe(stop, { attributes: true });
+}"""
+
+
+class Visit:
+    """One page, and everything it did that it should not."""
+
+    finished = "evaluations"  # what the readout says of a request that is done
+
+    def __init__(self, browser, address, size, colours="light"):
+        self.complaints = []
+        viewport = {"width": size[0], "height": size[1]}
+        self.page = browser.new_page(viewport=viewport, color_scheme=colours)
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._request)
+        self.page.on("response", self._response)
+        self.page.goto(address)
+        self.generate = self.page.get_by_role("button", name="Generate")
+        self.stop = self.page.get_by_role("button", name="Stop")
+        self.restore = self.page.locator("input[type=file]:has(+ .restore)")
+        self.readout = self.page.locator(".card")
+        self.pictures = self.page.locator(".gallery img")
+        self.seed = self.page.get_by_label("Seed", exact=True)
+        self.live = self.page.get_by_label("Live")
+        expect(self.generate).to_be_enabled(timeout=PATIENCE_MS)
+        self.live.uncheck()
+
+    def _console(self, message):
+        gradios_own = _GRADIOS_OWN.fullmatch(message.text)
+        if message.type in ("error", "warning") and not gradios_own:
+            self.complaints.append(message.text)
+
+    def _request(self, request):
+        address = urlsplit(request.url)
+        if address.scheme not in ("data", "blob") and address.hostname != "127.0.0.1":
+            self.complaints.append(f"a request left for {request.url}")
+
+    def _response(self, response):
+        if response.status >= 400:
+            self.complaints.append(f"{response.status} {response.url} {response.request.post_data}")
+
+    def slide(self, **values):
+        for name, value in values.items():
+            number = self.page.locator(f".{name} input[type=number]")
+            number.fill(str(value))
+            number.press("Tab")
+
+    def drag(self, name, value):
+        track = self.page.locator(f".{name} input[type=range]")
+        # To the middle: at the lower edge, Generate would lie over it.
+        track.evaluate("(e) => e.scrollIntoView({ block: 'center', behavior: 'instant' })")
+        box, highest = track.bounding_box(), int(track.get_attribute("max"))
+        place = [box["x"] + box["width"] * share / highest for share in (0.5, value)]
+        height = box["y"] + box["height"] / 2
+        self.page.mouse.move(place[0], height)
+        self.page.mouse.down()
+        self.page.mouse.move(place[1], height, steps=3)
+        self.page.mouse.up()
+        return int(self.page.locator(f".{name} input[type=number]").input_value())
+
+    def expect_toast(self, text):
+        toast = self.page.get_by_test_id("toast-body")
+        expect(toast).to_contain_text(text, timeout=PATIENCE_MS)
+
+    def slides_at(self, **values):
+        for name, value in values.items():
+            number = self.page.locator(f".{name} input[type=number]")
+            expect(number).to_have_value(str(value), timeout=PATIENCE_MS)
+
+    def choose_classes(self, *names):
+        self.page.get_by_role("button", name="None", exact=True).click()
+        for name in names:
+            self.tile(name).click()
+        self.chosen(*names)
+
+    def tile(self, name):
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def choose_preset(self, plan):
+        self.page.locator(".preset").get_by_text(plan, exact=True).click()
+
+    def chosen(self, *names):
+        """Expect these classes, in any order, to be marked as chosen."""
+        marked = self.page.locator(".tile[aria-pressed=true]")
+        expect(marked).to_have_count(len(names), timeout=PATIENCE_MS)
+        assert sorted(marked.all_inner_texts()) == sorted(names)
+
+    def expect_cost(self, text):
+        expect(self.page.locator(".cost")).to_contain_text(text, timeout=PATIENCE_MS)
+
+    def expect_readout(self, pattern):
+        expect(self.readout).to_have_text(re.compile(pattern), timeout=PATIENCE_MS)
+
+    def run(self):
+        self.stop.evaluate(WATCH_STOP)
+        self.generate.click()
+        self.page.wait_for_function("window.ran")
+        self.expect_readout(self.finished)
+        expect(self.generate).to_be_enabled(timeout=PATIENCE_MS)
+
+    def sideways_scroll(self):
+        return self.page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+
+
+def serious_violations(page):
+    """Return what axe-core calls serious or critical, with the elements concerned."""
+    page.wait_for_timeout(500)  # colours on their way to others have any contrast
+    violations = Axe().run(page).response["violations"]
+    return [
+        (v["id"], [node["target"] for node in v["nodes"]])
+        for v in violations
+        if v["impact"] in ("serious", "critical")
+    ]
