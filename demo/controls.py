@@ -1,5 +1,6 @@
 """The groups of controls that every tab shares."""
 
+import math
 from collections.abc import Callable
 from html import escape
 from typing import NamedTuple
@@ -29,10 +30,11 @@ _PRESSED_RUN = """element.addEventListener("click", (event) => {
 class PlanControls(NamedTuple):
     """The plan: presets, three sliders for the steps of each kind, and whether they are live.
 
-    `moves` counts what was changed while they were.
+    `budget` chooses it by the milliseconds an image; `moves` counts what was changed while live.
     """
 
     preset: gr.Radio
+    budget: gr.Slider
     heun: gr.Slider
     pseudo: gr.Slider
     refiner: gr.Slider
@@ -122,6 +124,16 @@ def plan_controls(service: Service) -> PlanControls:
             "Presets from the FlowTurbo paper; H8 is plain Heun. While live, moving a slider "
             f"samples the same seed again.{service.note}",
         )
+        budget = gr.Slider(
+            0,
+            1,
+            label="Milliseconds per image",
+            info="Takes the most exact plan within them, of those found worth their time.",
+            interactive=False,  # until it is known what plans take here
+            visible=bool(service.front_plans),
+            buttons=[],
+            elem_classes="budget",
+        )
         heun = gr.Slider(
             *HEUN_STEPS,
             value=counts[0],
@@ -158,20 +170,37 @@ def plan_controls(service: Service) -> PlanControls:
             )
             live = gr.Checkbox(True, label="Live", elem_classes="live", min_width=80)
     moves = gr.Number(0, visible=False, label="Moves")
-    controls = PlanControls(preset, heun, pseudo, refiner, live, moves)
+    controls = PlanControls(preset, budget, heun, pseudo, refiner, live, moves)
 
-    def describe(*counts: object) -> tuple[str, str | None]:
-        return _described(service, service.describe_plan, *counts)
+    def describe(*counts: object) -> tuple:
+        return *_described(service, service.describe_plan, *counts), budgeted(service, *counts)
 
     gr.on(
         [slider.change for slider in controls.sliders],
         describe,
         controls.sliders,
-        [cost, preset],
+        [cost, preset, budget],
         trigger_mode="always_last",
         **HELPER,
     )
     return controls
+
+
+def budgeted(service: Service, *counts: object) -> gr.Slider:
+    """Return the budget's slider at what the plan of these steps takes here, if that is known."""
+    budget = service.budget
+    if budget is None:
+        return gr.skip()
+    low, high = budget.limits
+    step = 1 if high >= 50 else 0.1
+    try:
+        ms = budget.expected_ms(service.describe_plan(*counts))
+    except ValueError:  # no plan, which the line under the sliders says
+        ms = None
+    # The ends are rounded so that both plans there can be chosen.
+    low, high = step * math.floor(low / step), step * math.ceil(high / step)
+    value = low if ms is None else min(max(step * math.ceil(ms / step), low), high)
+    return gr.Slider(low, high, value=value, step=step, interactive=True)
 
 
 def guidance_control(service: Service) -> gr.Slider:

@@ -18,6 +18,7 @@ from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.pipelines.base import Progress
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
+from flowturbo_core.rates import Rates
 from flowturbo_core.requests import ClassConditionalRequest
 from flowturbo_core.timing import Timing, timed
 
@@ -31,10 +32,13 @@ class Engine:
     Args:
         pipeline: the class-conditional pipeline.
         name: what the page calls the model.
+
+    `rates` are what its parts take here; None before it was warmed up.
     """
 
     def __init__(self, pipeline: ClassConditionalPipeline, name: str):
         self.pipeline, self.name = pipeline, name
+        self.rates: Rates | None = None
 
     @classmethod
     def load(cls, description: ModelDescription, device: str | None, dtype: str | None) -> Self:
@@ -62,11 +66,12 @@ class Engine:
         return str(self.pipeline.dtype).removeprefix("torch.")
 
     def warm_up(self) -> None:
-        """Run a block of each kind, and the decoder."""
+        """Run a block of each kind, and the decoder, and note what they take."""
         pipeline = self.pipeline
         plan = SamplePlan.parse("H1P1" if pipeline.refiner is None else "H1P1R1")
         labels = [k % len(pipeline.class_names) for k in range(_WARM_UP_IMAGES)]
-        pipeline.finish(pipeline.job(pipeline.request(labels)), plan, output_type="pt")
+        output = pipeline.finish(pipeline.job(pipeline.request(labels)), plan, output_type="pt")
+        self.rates = Rates.of([(plan, plan.kinds, output.timing)])
 
     def generate(self, request: ClassConditionalRequest) -> Iterator[Preview | Done]:
         """Yield a Preview after every block, then Done."""

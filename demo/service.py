@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 from demo.accelerator import Accelerator
+from demo.budget import Budget
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stopped
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription
+from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.plan import SamplePlan, parse_distinct
 from flowturbo_core.requests import (
     MAX_GUIDANCE_SCALE,
@@ -107,6 +109,33 @@ class Service:
         return state
 
     @property
+    def front_plans(self) -> tuple[FrontPlan, ...]:
+        """The plans worth their time that the sliders can make; none where they are not known."""
+        try:
+            front = self.model.front
+        except ValueError:  # Compare says what is wrong with it
+            return ()
+        plans = () if front is None else front.plans
+        return tuple(its for its in plans if _slider_counts(its.plan) is not None)
+
+    @property
+    def budget(self) -> Budget | None:
+        """What those plans take here; None where there are none, or nothing is loaded yet."""
+        if not self._engine.done() or self._engine.exception() is not None:
+            return None
+        return Budget.of(self.front_plans, self._engine.result().rates)
+
+    def within(self, ms_per_image: object) -> tuple[int, int, int]:
+        """Return the steps of the most exact plan that takes no longer, or of the cheapest.
+
+        Raises ValueError for no number, and where no such plan is known.
+        """
+        wanted, budget = real_number("milliseconds per image", ms_per_image, 0, 1e9), self.budget
+        if budget is None:
+            raise ValueError("which plans are worth their time is not known of this model yet")
+        return self.step_counts(budget.best_within(wanted))
+
+    @property
     def name(self) -> str:
         """What the page calls the model."""
         return self.model.name
@@ -143,11 +172,7 @@ class Service:
         return f" This model's own plan is {plan}, which three sliders cannot say; H8 stands in."
 
     def _own_counts(self) -> tuple[int, int, int] | None:
-        counts = _counts_of(self.model.default_plan)
-        limits = (HEUN_STEPS, PSEUDO_STEPS, REFINER_STEPS)
-        if counts is None or any(n > high for n, (_, high) in zip(counts, limits, strict=True)):
-            return None
-        return counts
+        return _slider_counts(self.model.default_plan)
 
     @property
     def default_plans(self) -> tuple[str, str]:
@@ -368,6 +393,15 @@ def _counts_of(plan: str) -> tuple[int, int, int] | None:
     counts = Service.step_counts(plan)
     ordered = "".join(count * kind for count, kind in zip(counts, "HPR", strict=True))
     return counts if SamplePlan.parse(plan).blocks == ordered else None
+
+
+def _slider_counts(plan: str) -> tuple[int, int, int] | None:
+    """Return the steps of each kind, or None if three sliders cannot say the plan."""
+    counts = _counts_of(plan)
+    limits = (HEUN_STEPS, PSEUDO_STEPS, REFINER_STEPS)
+    if counts is None or any(n > high for n, (_, high) in zip(counts, limits, strict=True)):
+        return None
+    return counts
 
 
 def _plan(heun: object, pseudo: object, refiner: object) -> SamplePlan:

@@ -1,6 +1,5 @@
 """The page as a whole: header, tabs, how it looks, and how one asks whether it is well."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from html import escape
 from pathlib import Path
@@ -10,6 +9,7 @@ import gradio as gr
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
+from demo import wiring
 from demo.service import Service
 from demo.tabs import about, class_conditional, compare
 
@@ -59,7 +59,6 @@ THEME = gr.themes.Base(
 )
 _HERE = Path(__file__).parent
 _CACHE_SECONDS = 3600
-_LOOK_AGAIN_S = 0.3
 
 
 def build(service: Service) -> gr.Blocks:
@@ -85,20 +84,11 @@ def build(service: Service) -> gr.Blocks:
                 about.build(service)
 
         async def follow() -> AsyncIterator[str]:
-            # No thread is held: many visitors may wait.
-            while service.health()["status"] == "loading":
-                yield _status(service)
-                await asyncio.sleep(_LOOK_AGAIN_S)
+            yield _status(service)
+            await wiring.loaded(service)
             yield _status(service)
 
-        page.load(
-            follow,
-            None,
-            status,
-            show_progress="hidden",
-            api_visibility="private",
-            concurrency_limit=None,
-        )
+        page.load(follow, None, status, **wiring.ONCE_LOADED)
     return page
 
 

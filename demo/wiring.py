@@ -1,5 +1,6 @@
 """How a request is started, stopped, shown and remembered, and how its settings come back."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -19,6 +20,14 @@ from flowturbo_core.metadata import Settings
 
 # Every event that computes shares this: one at a time on the accelerator, the others wait.
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
+
+# What happens to each visit's page when the model is loaded: as many may wait as there are.
+ONCE_LOADED = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "concurrency_limit": None,
+}
+_LOOK_AGAIN_S = 0.3
 
 # On a narrow page the pictures are below the controls: go there.
 _SHOW_READOUT = """() => {
@@ -67,6 +76,12 @@ class Result:
     record: dict[str, Any]
     files: tuple[str, ...]
     trajectories: tuple[str, ...]
+
+
+async def loaded(service: Service) -> None:
+    """Wait until the model is loaded, or cannot be; no thread is held."""
+    while service.health()["status"] == "loading":
+        await asyncio.sleep(_LOOK_AGAIN_S)
 
 
 def told(
@@ -162,12 +177,14 @@ def connect(
         *asked, _, visitor, ticket = values
         return generate(*asked, False, visitor, ticket)
 
-    # `input` is a person's choice only, so that sliders and presets do not chase each other.
+    # What a person chose, only, so that sliders and presets do not chase each other.
     chosen = plan.preset.input(service.step_counts, plan.preset, plan.sliders, **HELPER)
+    afforded = plan.budget.release(service.within, plan.budget, plan.sliders, **HELPER)
     watched = [plan.live, plan.moves, plan.heun, plan.pseudo]
     let_go = {"fn": None, "inputs": watched, "outputs": plan.moves, "js": _MOVED}
     gr.on([slider.release for slider in plan.sliders], **let_go)
     chosen.then(**let_go)
+    afforded.then(**let_go)
     connect_runs(
         service,
         "class-conditional",

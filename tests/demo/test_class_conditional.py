@@ -42,6 +42,7 @@ class FakeService:
     default_plans = ("H8", "H1P5R3")
     default_settings = SETTINGS
     note = ""
+    front_plans, budget = (), None
     describe_plan = staticmethod(Service.describe_plan)
     read_plan = Service.read_plan
     compare_plans = None

@@ -77,11 +77,16 @@ class Visit:
             number.press("Tab")
 
     def drag(self, name, value):
+        highest = int(self.page.locator(f".{name} input[type=range]").get_attribute("max"))
+        return self.drag_share(name, value / highest)
+
+    def drag_share(self, name, share):
+        """Drag a slider to that share of its track; return the number that it then says."""
         track = self.page.locator(f".{name} input[type=range]")
         # To the middle: at the lower edge, Generate would lie over it.
         track.evaluate("(e) => e.scrollIntoView({ block: 'center', behavior: 'instant' })")
-        box, highest = track.bounding_box(), int(track.get_attribute("max"))
-        place = [box["x"] + box["width"] * share / highest for share in (0.5, value)]
+        box = track.bounding_box()
+        place = [box["x"] + box["width"] * share for share in (0.5, share)]
         height = box["y"] + box["height"] / 2
         self.page.mouse.move(place[0], height)
         self.page.mouse.down()
