@@ -125,7 +125,7 @@ def points(comparison: Comparison, front: Front) -> list[Point]:
     compared = [side.plan.plan for side in comparison.sides]
     others = [
         Point(its.plan, its.ms(rates), its.solver_error)
-        for its in front.plans
+        for its in front.measured
         if its.plan not in compared and rates.covers(its)
     ]
     errors = [front.solver_error(plan) for plan in compared]
@@ -182,7 +182,7 @@ def _explained(comparison: Comparison, front: Front) -> list[str]:
             else ", as this is."
         ),
     ]
-    if not all(rates.covers(its) for its in front.plans):
+    if not all(rates.covers(its) for its in front.measured):
         said.append("Plans with refiner steps are left out: neither of these two has any.")
     plans = [side.plan.plan for side in comparison.sides]
     unknown = [plan for plan in plans if front.solver_error(plan) is None]

@@ -128,7 +128,8 @@ def plan_controls(service: Service) -> PlanControls:
             0,
             1,
             label="Milliseconds per image",
-            info="Takes the most exact plan within them, of those found worth their time.",
+            info="Takes the most exact plan within them, of those found worth their time; told "
+            "from what four images took here at the model's own guidance.",
             interactive=False,  # until it is known what plans take here
             visible=bool(service.front_plans),
             buttons=[],
@@ -200,7 +201,8 @@ def budgeted(service: Service, *counts: object) -> gr.Slider:
     # The ends are rounded so that both plans there can be chosen.
     low, high = step * math.floor(low / step), step * math.ceil(high / step)
     value = low if ms is None else min(max(step * math.ceil(ms / step), low), high)
-    return gr.Slider(low, high, value=value, step=step, interactive=True)
+    # Visible, though it may not have been: tuning may have ended since the page was built.
+    return gr.Slider(low, high, value=value, step=step, interactive=True, visible=True)
 
 
 def guidance_control(service: Service) -> gr.Slider:

@@ -20,7 +20,7 @@ from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stoppe
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription
 from flowturbo_core.models.front import FrontPlan
-from flowturbo_core.plan import SamplePlan, parse_distinct
+from flowturbo_core.plan import PAPER_PLANS, SamplePlan, parse_distinct
 from flowturbo_core.requests import (
     MAX_GUIDANCE_SCALE,
     MAX_IMAGES,
@@ -42,8 +42,6 @@ GUIDANCE_SCALE = (0, MAX_GUIDANCE_SCALE)
 NUM_IMAGES = (1, 8)
 NUM_COMPARED = (1, 4)  # images of each class when two plans are run three times each
 BASELINE = "H8"
-# The plans of FlowTurbo's paper (2409.18128).
-PRESETS = ("H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5")
 
 _FIRST_CLASSES = 4
 _LOOK_AGAIN_S = 0.25
@@ -153,7 +151,7 @@ class Service:
     @property
     def presets(self) -> list[str]:
         """The plans of the paper that this model can run."""
-        return [p for p in PRESETS if self.has_refiner or "R" not in p]
+        return [p for p in PAPER_PLANS if self.has_refiner or "R" not in p]
 
     @property
     def default_counts(self) -> tuple[int, int, int]:

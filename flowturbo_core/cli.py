@@ -1,21 +1,25 @@
 """The command line: `python -m flowturbo_core --help` lists what it does."""
 
 import json
+import os
 import warnings
 import zipfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import diffusers
 import numpy as np
 import torch
 import typer
+from accelerate import PartialState
 
 from flowturbo_core.devices import VERSIONS, describe_device, resolve_device, resolve_dtype
 from flowturbo_core.evaluation import evaluate as evaluation
 from flowturbo_core.evaluation import fidelity, speed, stability, tuner
 from flowturbo_core.evaluation.evaluate import METRICS
+from flowturbo_core.evaluation.parts import Parts
+from flowturbo_core.evaluation.rivals import Rival
 from flowturbo_core.evaluation.speed import random_pipeline, write_json
 from flowturbo_core.metadata import Settings, safe_name
 from flowturbo_core.models import bundle, front
@@ -220,7 +224,7 @@ def bundle_models(
     predictor: Annotated[Path, typer.Option(help="Trained predictor, a model folder.")],
     refiner: Annotated[Path, typer.Option(help="Trained refiner, a model folder.")],
     default_plan: Annotated[str, typer.Option(help="The plan where none is given.")] = "H1P5R3",
-    default_guidance_scale: Annotated[float, typer.Option(help="Where none is given.")] = 2.0,
+    default_guidance_scale: Annotated[float, typer.Option(help="Where none is given.")] = 1.5,
     output: Annotated[Path, typer.Option(help="Folder of the catalogue.")] = MODELS_FOLDER,
 ) -> None:
     """Make the bundled models, with their cards, out of finished trainings."""
@@ -254,6 +258,7 @@ def bench(
     dtype: Dtype = None,
 ) -> None:
     """Time plans against each other, in turn within one run."""
+    _check_file(json_file)
     target = resolve_device(device)
     number_format = resolve_dtype(dtype, target)
     if architecture is None:
@@ -294,34 +299,39 @@ def evaluate(
     dtype: Dtype = None,
 ) -> None:
     """Measure what plans' pictures are worth and cost; a run that was killed goes on."""
+    _check_file(json_file)
     target = resolve_device(device)
+    shared = PartialState(cpu=target.type == "cpu")
+    if device is None:  # each process has a device of its own
+        target = shared.device
     number_format = resolve_dtype(dtype, target)
     pipeline = ClassConditionalPipeline.from_pretrained(model, target, number_format)
     request = pipeline.request([0], None, guidance_scale, 1, seed)
+    evaluator = evaluation.evaluator_of(pipeline)
     settings = evaluation.Settings(
         ModelDescription.read(model).name,
+        evaluation.weights_of(pipeline, evaluator),
         tuple(str(SamplePlan.parse(plan)) for plan in _split(plans)),
         num_samples,
         tuple(_split(metrics)),
         request.guidance_scale,
         request.seed,
         batch_size,
-        str(target),
+        target.type,
         str(number_format).removeprefix("torch."),
-        tuple(_split(rivals)),
+        tuple(str(Rival.parse(rival)) for rival in _split(rivals)),
     )
-    _check_folder(json_file.parent)
-    parts = json_file.with_name(json_file.name + ".parts")
-    evaluator = evaluation.evaluator_of(pipeline)
     if evaluator is None:
+        if "solver" not in settings.metrics:
+            raise ValueError(f"nothing here can judge the pictures of {settings.model}")
         print("nothing here can judge these pictures: only solver error and time are measured")
+    parts = Parts(json_file.with_name(json_file.name + ".parts"))
     result = evaluation.evaluate(pipeline, settings, parts, evaluator)
     if result is None:  # on every process but the first
         return
     write_json(result, json_file)
-    for row in result["rows"]:
-        named = ("frechet_distance", "class_accuracy", "solver_error", "ms_per_image", "ratio")
-        print(f"{row['plan']:12}" + "".join(f"  {n} {row[n]:.4g}" for n in named if n in row))
+    parts.remove()
+    _print_rows(result["rows"])
 
 
 @app.command()
@@ -342,7 +352,10 @@ def tune(
     ] = 0,
     batch_size: Annotated[int, typer.Option(parser=number, help="Images made together.")] = 4,
     output: Annotated[
-        Path | None, typer.Option(help="File to write; default: front.json in the model's folder.")
+        Path | None,
+        typer.Option(
+            help="File to write; default: front.json in the model's folder, or in the user's cache."
+        ),
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -350,10 +363,11 @@ def tune(
     """Find the plans that are worth their time here; the page then offers them by milliseconds."""
     target = resolve_device(device)
     folder = ModelDescription.read(model).folder
-    file = folder / front.FILE_NAME if output is None else output
-    _check_folder(file.parent)
+    file = front.writable_front_file(folder) if output is None else output
+    _check_file(file)
     pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
     request = pipeline.request([0], None, guidance_scale, 1, seed)
+    parts = Parts(file.with_name(file.name + ".parts"))
     content = {"model": folder.resolve().name} | tuner.tune(
         pipeline,
         request.guidance_scale,
@@ -361,13 +375,12 @@ def tune(
         budget_ms,
         num_samples,
         batch_size,
-        file.with_name(file.name + ".parts"),
+        parts,
     )
     write_json(content, file)
+    parts.remove()
     print(f"wrote {file}")
-    for row in content["plans"]:
-        named = ("solver_error", "frechet_distance", "ms_per_image", "ratio")
-        print(f"{row['plan']:12}" + "".join(f"  {n} {row[n]:.4g}" for n in named if n in row))
+    _print_rows(content["plans"])
 
 
 @app.command("fidelity")
@@ -392,8 +405,8 @@ def measure_fidelity(
     device: Device = None,
 ) -> None:
     """Measure pictures by the networks that papers use; needs requirements-eval.txt."""
+    _check_file(json_file)
     target = resolve_device(device)
-    _check_folder(json_file.parent)
     content = fidelity.fidelity(
         generated, reference, _split(metrics), target, captions, clip, inception
     )
@@ -416,16 +429,18 @@ def straightness(
         Path | None, typer.Option(help="File for the plot, .png, .svg or .pdf.")
     ] = None,
     device: Device = None,
-    dtype: Dtype = None,
 ) -> None:
     """Measure how sharply paths bend, and how far they are from straight, S(Z)."""
     target = resolve_device(device)
-    whole_number("num_steps", num_steps, 2, MAX_STEPS)
+    num_steps = whole_number("num_steps", num_steps, 2, MAX_STEPS)
     for file in filter(None, (json_file, plot)):
-        _check_folder(file.parent)
-    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"--plot must end in .png, .svg or .pdf, not {plot.name!r}")
-    pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
+        _check_file(file)
+    if plot is not None and (plot.suffix not in (".png", ".svg", ".pdf") or plot == json_file):
+        raise ValueError(
+            f"--plot must be a file of its own that ends in .png, .svg or .pdf, not {plot.name!r}"
+        )
+    # In float32, as the solver error: a curvature is a difference, of which rounding is a part.
+    pipeline = ClassConditionalPipeline.from_pretrained(model, target)
     request = pipeline.request([0], None, guidance_scale, 1, seed)
     asked = (request.guidance_scale, request.seed)
     content = {
@@ -433,7 +448,6 @@ def straightness(
         "guidance_scale": asked[0],
         "seed": asked[1],
         **stability.describe(stability.follow(pipeline, *asked, num_steps)),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
         "machine": describe_device(target),
         "versions": VERSIONS,
     }
@@ -449,6 +463,22 @@ def straightness(
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    named = ("frechet_distance", "class_accuracy", "solver_error", "ms_per_image", "ratio")
+    for row in rows:
+        print(f"{row['plan']:12}" + "".join(f"  {n} {row[n]:.4g}" for n in named if n in row))
+
+
+def _check_file(file: Path) -> None:
+    """Refuse what cannot be written as a file, before anything is computed for it."""
+    if file.is_dir() or not file.name:
+        raise ValueError(f"{file} is a folder; name a file")
+    _check_folder(file.parent)
+    existing = next(path for path in file.absolute().parents if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"{file} cannot be written: {existing} does not allow it")
 
 
 def _check_folder(folder: Path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 MAX_STEPS = 100
+# Of FlowTurbo's paper (2409.18128, table 1), with plain Heun to compare with.
+PAPER_PLANS = ("H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5")
 _MAX_TEXT = 400
 
 # Evaluations of (predictor, refiner) that one block costs.

@@ -40,8 +40,7 @@ def build(service: Service, page: gr.Blocks) -> None:
     ask = service.generate_class_conditional
     wiring.connect(service, ask, inputs, plan, buttons, results)
     wiring.connect_visit(page, service, values_of, inputs, plan, results, visit)
-    if service.front_plans:
-        page.load(afford, plan.sliders, plan.budget, **wiring.ONCE_LOADED)
+    page.load(afford, plan.sliders, plan.budget, **wiring.ONCE_LOADED)
     api.publish(handler(service), arguments(service), ["Pictures"])
 
 

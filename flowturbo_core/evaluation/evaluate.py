@@ -1,16 +1,13 @@
 """What the pictures of plans are worth and what they cost: all plans from the same noise, in turn.
 
-A run is cut into batches, each written to a folder of parts when all its plans are done: what was
-killed goes on where it was, and several processes share the batches out among themselves.
+A run is cut into batches, each kept when all its plans are done: what was killed goes on where it
+was, and several processes share the batches out among themselves.
 """
 
-import json
-import os
-import shutil
+import hashlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +24,10 @@ from flowturbo_core.evaluation.frechet import (
     frechet_distance,
     precision_recall,
 )
+from flowturbo_core.evaluation.parts import Parts
 from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.evaluation.solver_error import (
+    NUM_NOISES,
     ends,
     root_mean_square,
     solve,
@@ -44,7 +43,7 @@ from flowturbo_core.models.catalog import bundled_models, model_folder
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.storage import load_model
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.requests import whole_number
+from flowturbo_core.requests import MAX_SEED, whole_number
 
 METRICS = ("frechet", "accuracy", "solver")
 
@@ -57,9 +56,13 @@ _CLASS_SEED = SHEET_SEED + 30_000_000
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is of; one that goes on must be of the same."""
+    """What a run is of; one that goes on must be of the same.
+
+    `weights` is `weights_of` what makes and judges the pictures.
+    """
 
     model: str
+    weights: str
     plans: tuple[str, ...]
     num_samples: int
     metrics: tuple[str, ...]
@@ -71,12 +74,28 @@ class Settings:
     rivals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        whole_number("num_samples", self.num_samples, 2, 1_000_000)
-        whole_number("batch_size", self.batch_size, 1, 256)
+        for name, low, high in (("num_samples", 2, 1_000_000), ("batch_size", 1, 256)):
+            # As a whole number, whatever it was written as: files are named by it.
+            value = whole_number(name, getattr(self, name), low, high)
+            object.__setattr__(self, name, value)
         parse_contenders(self.plans, self.rivals)
+        last = MAX_SEED - max(self.num_samples, NUM_NOISES) + 1
+        whole_number(f"the first seed of {self.num_samples} samples", self.seed, 0, last)
         unknown = [metric for metric in self.metrics if metric not in METRICS]
         if unknown or not self.metrics:
             raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
+
+
+def weights_of(
+    pipeline: ClassConditionalPipeline, evaluator: PostcardsEvaluator | None = None
+) -> str:
+    """Return the SHA-256 of all parameters, their names and float32 values."""
+    digest = hashlib.sha256()
+    for model in (pipeline.predictor, pipeline.refiner, pipeline.vae, evaluator):
+        for name, tensor in sorted({} if model is None else model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def evaluator_of(pipeline: ClassConditionalPipeline) -> PostcardsEvaluator | None:
@@ -91,30 +110,29 @@ def evaluator_of(pipeline: ClassConditionalPipeline) -> PostcardsEvaluator | Non
 def evaluate(
     pipeline: ClassConditionalPipeline,
     settings: Settings,
-    parts: Path,
+    parts: Parts,
     evaluator: PostcardsEvaluator | None,
 ) -> dict[str, Any] | None:
     """Return `rows`, one a plan, beside what they were measured on and the floor.
 
-    `parts` is the folder of what is done; it is removed at the end. Where `evaluator` is None,
-    only the solver error and the time are measured. Returns None on every process but the first.
-    Raises ValueError if `parts` holds another run's, or a plan cannot be run.
+    What is done is in `parts`, which the caller removes when the result is written. Where
+    `evaluator` is None, only the solver error and the time are measured. Returns None on every
+    process but the first. Raises ValueError if `parts` are another run's, or a plan cannot be run.
     """
-    processes = PartialState()
+    processes = PartialState(cpu=pipeline.device.type == "cpu")
     plans = parse_contenders(settings.plans, settings.rivals)
     for plan in plans:
         plan.require_refiner(pipeline.refiner is not None)
-    _claim(parts, settings)
+    parts.claim(asdict(settings))
     count = -(-settings.num_samples // settings.batch_size)
     for number in range(processes.process_index, count, processes.num_processes):
-        file = parts / f"{number:06d}.npz"
-        if not file.exists():
-            _save(file, _batch(pipeline, plans, settings, evaluator, number))
+        if parts.read(number) is None:
+            parts.save(number, _batch(pipeline, plans, settings, evaluator, number))
             print(f"batch {number + 1} of {count}", flush=True)
     processes.wait_for_everyone()
     if not processes.is_main_process:
         return None
-    samples = _gather(parts, count)
+    samples = parts.gather(count)
     rows = [
         {
             "plan": str(plan),
@@ -135,22 +153,7 @@ def evaluate(
         "num_processes": processes.num_processes,
         "versions": VERSIONS,
     }
-    shutil.rmtree(parts)
     return content
-
-
-def _claim(parts: Path, settings: Settings) -> None:
-    """Make the folder of parts this run's, or find that it already is."""
-    parts.mkdir(parents=True, exist_ok=True)
-    file, text = parts / "settings.json", json.dumps(asdict(settings), indent=2)
-    if file.exists() and file.read_text() != text:
-        raise ValueError(
-            f"{parts} holds a run with other settings; finish that one, remove the folder, or "
-            "name another file"
-        )
-    partial = file.with_suffix(f".{os.getpid()}")
-    partial.write_text(text)
-    os.replace(partial, file)
 
 
 def _batch(
@@ -189,22 +192,6 @@ def _look(evaluator: PostcardsEvaluator, images: Tensor) -> tuple[Tensor, Tensor
     """Return features (B, D) and the subjects told (B,), on the CPU, of images in [-1, 1]."""
     features = evaluator(images)
     return features.cpu(), evaluator.logits(features)["subject"].argmax(1).cpu()
-
-
-def _save(file: Path, arrays: dict[str, Any]) -> None:
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        np.savez(stream, **arrays)
-    os.replace(partial, file)  # a part is whole or not there
-
-
-def _gather(parts: Path, count: int) -> dict[str, np.ndarray]:
-    """Return the parts' arrays end to end; one value a batch becomes an array of them."""
-    batches = []
-    for number in range(count):
-        with np.load(parts / f"{number:06d}.npz") as arrays:
-            batches.append({name: np.atleast_1d(arrays[name]) for name in arrays.files})
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _times(samples: dict[str, np.ndarray], k: int) -> dict[str, float]:
@@ -265,7 +252,8 @@ def _judged(
             return float(right[i].double().mean())
 
         found["class_accuracy"] = accuracy(torch.arange(count))
-        found["class_accuracy_interval"] = bootstrap_interval(accuracy, count)
+        interval = bootstrap_interval(accuracy, count)
+        found["class_accuracy_interval"] = tuple(min(max(end, 0.0), 1.0) for end in interval)
     return found
 
 

@@ -154,7 +154,7 @@ Contender = SamplePlan | Rival
 def parse_contenders(plans: Sequence[str], rivals: Sequence[str] = ()) -> list[Contender]:
     """Read what is to be compared: at least one plan, none of them twice, and rivals after them."""
     parsed = [Rival.parse(text) for text in rivals]
-    if len(set(parsed)) != len(parsed):
+    if len(set(map(str, parsed))) != len(parsed):
         raise ValueError(f"a rival is named twice in {', '.join(rivals)}")
     return [*parse_distinct(plans), *parsed]
 

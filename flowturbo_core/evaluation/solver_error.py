@@ -1,9 +1,12 @@
 """How far a plan ends from where its ODE leads: no data set, any model.
 
 The reference is Heun's method with 100 steps from the same noise and under the same guidance, in
-float32 whatever the model otherwise computes in: rounding is not the solver's error.
+float32 whatever the model otherwise computes in: rounding is not the solver's error. Its steps are
+shorter towards the noise, where what a picture will be is decided and errors grow: that brings it
+two to four times closer to the solution than as many equal ones (measured on postcards-sit).
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -49,13 +52,14 @@ def solve(
 
 
 def _heun(pipeline: ClassConditionalPipeline, job: Job, num_steps: int) -> Tensor:
-    """Take as many Heun steps as are asked for; a plan has at most 100 blocks."""
+    """Take Heun steps on t_k = 1 - cos(k pi / 2N), a grid that no plan has."""
     guidance = pipeline.guidance(float(job.guidance_scale))
     step = build_steps(GuidedPredictor(pipeline.predictor, guidance))["H"]
     packed = guidance.pack(job)
-    state, dt = State(packed.x_init), 1 / num_steps
-    for k in range(num_steps):
-        state = step(state, k * dt, dt, packed.condition, packed.guidance_scale)
+    grid = [1 - math.cos(k * math.pi / 2 / num_steps) for k in range(num_steps + 1)]
+    state = State(packed.x_init)
+    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+        state = step(state, t, t_next - t, packed.condition, packed.guidance_scale)
     return guidance.unpack(state).x
 
 

@@ -86,6 +86,8 @@ def bench(
         timed_pipeline = pipelines[mode]
         return finish(timed_pipeline, timed_pipeline.job(request), contender, "pt").timing
 
+    if rivals and "eager" not in pipelines:
+        raise ValueError("rivals are timed eager: add eager to the modes")
     cases = [
         (mode, contender)
         for mode in pipelines
@@ -104,6 +106,7 @@ def bench(
         "rows": rows,
         "batch_size": batch_size,
         "repeats": repeats,
+        "guidance_scale": request.guidance_scale,
         "device": describe_device(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "peak_memory_mib": peak.mib(),

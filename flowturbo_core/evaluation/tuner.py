@@ -9,13 +9,13 @@ error.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of
+from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of, weights_of
+from flowturbo_core.evaluation.parts import Parts
 from flowturbo_core.evaluation.solver_error import (
     NUM_NOISES,
     ends,
@@ -24,7 +24,7 @@ from flowturbo_core.evaluation.solver_error import (
     solver_errors,
 )
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.plan import MAX_STEPS, SamplePlan
+from flowturbo_core.plan import MAX_STEPS, PAPER_PLANS, SamplePlan
 from flowturbo_core.rates import Rates
 from flowturbo_core.requests import real_number
 
@@ -103,37 +103,54 @@ def tune(
     budget_ms: float | None,
     num_samples: int,
     batch_size: int,
-    parts: Path,
+    parts: Parts,
 ) -> dict[str, Any]:
     """Return what `models.front` reads: `plans`, cheapest first, and what they were found with.
 
     The front comes from this machine's rates and the solver errors; its plans are then run in
     turn on `num_samples` images, for the time each really takes and, where something can judge
-    the pictures, the Frechet distance. `budget_ms` None is what H8 takes.
+    the pictures, the Frechet distance. `budget_ms` None is what H8 takes. `parts` are for those
+    runs; which plans they are of depends on this machine's moment, so what a killed run left is
+    removed.
     """
-    rates = measure_rates(pipeline, batch_size, guidance_scale)
-    budget = rates.ms_of(SamplePlan("H" * 8)) if budget_ms is None else budget_ms
-    budget = real_number("budget_ms", budget, 0, 1e9)
+    evaluator = evaluator_of(pipeline)
     settings = Settings(
         "tuned",
+        weights_of(pipeline, evaluator),
         ("H8",),
         num_samples,
         ("frechet", "accuracy"),
         guidance_scale,
         seed,
         batch_size,
-        str(pipeline.device),
+        pipeline.device.type,
         str(pipeline.dtype).removeprefix("torch."),
-    )  # refuses wrong numbers before anything is searched
-    errors = find_front(pipeline, guidance_scale, seed, rates, budget)
-    settings = replace(settings, plans=tuple(map(str, errors)))
-    confirmed = evaluate(pipeline, settings, parts, evaluator_of(pipeline))
-    rows = [
-        row | {"solver_error": error}
-        for row, error in zip(confirmed["rows"], errors.values(), strict=True)
-    ]
+    )  # refuses wrong numbers before anything is measured
+    rates = measure_rates(pipeline, settings.batch_size, guidance_scale)
+    budget = rates.ms_of(SamplePlan("H" * 8)) if budget_ms is None else budget_ms
+    budget = real_number("budget_ms", budget, 0, 1e9)
+    errors = measure_errors(pipeline, guidance_scale, seed, rates, budget)
+    affordable = {plan: e for plan, e in errors.items() if rates.ms_of(plan) <= budget}
+    worth = front(affordable, rates.ms_of)
+    settings = replace(settings, plans=tuple(map(str, worth)))
+    if parts.folder.exists():
+        parts.remove()
+    confirmed = evaluate(pipeline, settings, parts, evaluator)
     return {
-        "plans": rows,
+        "plans": [
+            row | {"solver_error": errors[plan]}
+            for row, plan in zip(confirmed["rows"], worth, strict=True)
+        ],
+        "others": [
+            {
+                "plan": str(plan),
+                "predictor_evaluations": plan.predictor_evaluations,
+                "refiner_evaluations": plan.refiner_evaluations,
+                "solver_error": error,
+            }
+            for plan, error in errors.items()
+            if plan not in worth
+        ],
         "budget_ms": budget,
         "rates": asdict(rates),
         **{
@@ -143,17 +160,17 @@ def tune(
     }
 
 
-def find_front(
+def measure_errors(
     pipeline: ClassConditionalPipeline,
     guidance_scale: float,
     seed: int,
     rates: Rates,
     budget_ms: float,
 ) -> dict[SamplePlan, float]:
-    """Return the front's plans and their solver errors in float32, cheapest first.
+    """Return the solver errors, in float32, of the plans that are on the front or near it.
 
-    The search looks at the first 16 of the solver error's 64 noises, and the front is taken from
-    the errors over all of them.
+    The search looks at the first 16 of the solver error's 64 noises; what it finds good, and the
+    paper's plans to compare with, is then measured over all of them.
     """
 
     @cache  # not before the search has found a plan within the budget
@@ -178,11 +195,14 @@ def find_front(
             budget_ms,
             pipeline.refiner is not None,
         )
-        near = front(tried, rates.ms_of, _SLACK)
-        errors = {plan: error(plan, NUM_NOISES) for plan in near}
+        known = (SamplePlan.parse(plan) for plan in PAPER_PLANS)
+        compared = (p for p in known if pipeline.refiner is not None or not p.refiner_evaluations)
+        return {
+            plan: error(plan, NUM_NOISES)
+            for plan in dict.fromkeys([*front(tried, rates.ms_of, _SLACK), *compared])
+        }
     finally:
         pipeline.to(dtype=dtype)
-    return {plan: errors[plan] for plan in front(errors, rates.ms_of)}
 
 
 def _counts(plan: SamplePlan) -> Counts:

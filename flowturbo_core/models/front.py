@@ -1,9 +1,12 @@
 """The plans of a model that are worth their time, as tuning found them.
 
-They are in `front.json` in the model's folder: every plan with its evaluations and the error that
-it leaves. What it takes differs from machine to machine and so is not in there: `FrontPlan.ms`.
+They are in `front.json`, in the model's folder or, where that cannot be written, in the user's
+cache folder (`front_files`): every plan with its evaluations and the error that
+it leaves. What it takes differs from machine to machine, and is told from those: `FrontPlan.ms`.
 """
 
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,39 +66,66 @@ class Front:
     Args:
         plans: each once.
         guidance_scale: the guidance scale under which the errors were measured.
+        others: plans that were measured too, and are not worth their time.
     """
 
     plans: tuple[FrontPlan, ...]
     guidance_scale: float
+    others: tuple[FrontPlan, ...] = ()
 
     @classmethod
     def of(cls, folder: Path) -> Self | None:
-        """Read the front in a model's folder; None where nobody had it made.
+        """Read the front of the model in a folder; None where nobody had it made.
 
         Raises ValueError, in one sentence that names the file, if it is not a front.
         """
-        file = folder / FILE_NAME
-        if not file.is_file():
+        file = next((file for file in front_files(folder) if file.is_file()), None)
+        if file is None:
             return None
         content = read_json(file)
         try:
-            return cls(
-                _plans(content.get("plans")),
-                real_number("guidance_scale", content.get("guidance_scale"), 0, MAX_GUIDANCE_SCALE),
+            plans, others = _plans(content.get("plans")), _others(content.get("others", []))
+            _check_distinct([its.plan for its in (*plans, *others)])
+            scale = real_number(
+                "guidance_scale", content.get("guidance_scale"), 0, MAX_GUIDANCE_SCALE
             )
+            return cls(plans, scale, others)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
+    @property
+    def measured(self) -> tuple[FrontPlan, ...]:
+        """All plans whose error is known."""
+        return *self.plans, *self.others
+
     def solver_error(self, plan: str) -> float | None:
         """Return the error of a plan; None if it was not measured."""
-        return next((its.solver_error for its in self.plans if its.plan == plan), None)
+        return next((its.solver_error for its in self.measured if its.plan == plan), None)
+
+
+def front_files(folder: Path) -> tuple[Path, Path]:
+    """Return where the front of the model in `folder` may be: beside it, or in the user's cache."""
+    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return folder / FILE_NAME, cache / "flowturbo-studio" / key / FILE_NAME
+
+
+def writable_front_file(folder: Path) -> Path:
+    """Return where tuning saves the front of the model in `folder`."""
+    beside, cached = front_files(folder)
+    return beside if os.access(folder, os.W_OK) else cached
 
 
 def _plans(entries: Any) -> tuple[FrontPlan, ...]:
     if isinstance(entries, str) or not isinstance(entries, Sequence) or not entries:
         raise ValueError(f"plans must be a list of at least one plan, not {brief(entries)}")
-    plans = tuple(FrontPlan.read(entry) for entry in entries)
-    names = [its.plan for its in plans]
+    return tuple(FrontPlan.read(entry) for entry in entries)
+
+
+def _others(entries: Any) -> tuple[FrontPlan, ...]:
+    return _plans(entries) if entries != [] else ()
+
+
+def _check_distinct(names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
         raise ValueError(f"a plan is named twice in {', '.join(names)}")
-    return plans

@@ -1,13 +1,16 @@
 """`bench`: plans timed in turn, and compared with the first."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from flowturbo_core.compile import can_compile
+from flowturbo_core.evaluation import speed
 from flowturbo_core.evaluation.speed import bench, random_pipeline
 from flowturbo_core.pipelines import base
+from flowturbo_core.timing import Timing
 
 
 def test_plans_are_compared_with_the_first(command_line, pipeline_folder, tmp_path):
@@ -87,3 +90,41 @@ def test_both_modes_are_timed_in_turn(pipeline):
     assert [(row["plan"], row["mode"]) for row in result["rows"]] == [
         ("H2", "eager"), ("H1P1", "eager"), ("H2", "compiled"), ("H1P1", "compiled"),
     ]  # fmt: skip
+
+
+def test_plans_take_turns_after_a_warm_up_that_does_not_count(pipeline, monkeypatch):
+    order = []
+    # What each run takes: the warm-up, and then three rounds of H2 and E3.
+    times = iter([900.0, 900.0, 10.0, 4.0, 20.0, 10.0, 60.0, 18.0])
+
+    def finish(pipeline, job, contender, output_type):
+        order.append(str(contender))
+        return SimpleNamespace(timing=Timing(2, (2 * (next(times) - 1.0),), decode_ms=2.0))
+
+    monkeypatch.setattr(speed, "finish", finish)
+    rows = bench(pipeline, ["H2", "E3"], 2, 3)["rows"]
+    assert order == ["H2", "E3"] * 4
+    assert [(row["ms_min"], row["ms_per_image"], row["ms_max"]) for row in rows] == [
+        (10, 20, 60),
+        (4, 10, 18),
+    ]
+    assert [row["ratio"] for row in rows] == [1, 0.4]  # the median of 0.4, 0.5 and 0.3
+    assert [row["decode_ms_per_image"] for row in rows] == [1, 1]
+
+
+def test_rivals_need_a_mode_to_be_timed_in(pipeline, monkeypatch):
+    monkeypatch.setattr(type(pipeline), "compiled", lambda self: self)
+    with pytest.raises(ValueError, match="rivals are timed eager"):
+        bench(pipeline, ["H2"], 1, 1, modes=["compiled"], rivals=["ab2:2"])
+
+
+@pytest.mark.parametrize("wrong", [".", "a-file/bench.json"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_timed(
+    command_line, pipeline_folder, tmp_path, monkeypatch, wrong
+):
+    (tmp_path / "a-file").touch()
+    monkeypatch.setattr(speed, "bench", lambda *arguments: pytest.fail("it was timed"))
+    refused = command_line(
+        "bench", "--model", pipeline_folder, "--plans", "H2", "--json", tmp_path / wrong
+    )
+    assert refused.code == 2 and refused.err.count("\n") == 1

@@ -45,7 +45,7 @@ class FakeService:
     front_plans, budget = (), None
     describe_plan = staticmethod(Service.describe_plan)
     read_plan = Service.read_plan
-    compare_plans = None
+    compare_plans = within = None
     step_counts = staticmethod(Service.step_counts)
 
     def __init__(self, *events):

@@ -1,20 +1,27 @@
 """Evaluating plans: the same noise for all, parts that survive a kill, honest refusals."""
 
+import copy
 import json
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
+from flowturbo_core.data.postcards import sample_scene
+from flowturbo_core.data.scenes import Scenes
 from flowturbo_core.evaluation import evaluate as module
-from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of
+from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of, weights_of
+from flowturbo_core.evaluation.parts import Parts
+from flowturbo_core.models.autoencoder import reconstruct
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from tests.conftest import randomize, tiny_pipeline
-from tests.demo.conftest import make_pipeline
+from tests.demo.conftest import free_port, make_pipeline
 
 SETTINGS = Settings(
-    "tiny", ("H2", "H1P1R1"), 6, ("frechet", "accuracy"), 1.5, 3, 4, "cpu", "float32"
+    "tiny", "weights", ("H2", "H1P1R1"), 6, ("frechet", "accuracy"), 1.5, 3, 4, "cpu", "float32"
 )
 
 
@@ -29,7 +36,7 @@ def evaluator():
 
 
 def run(pipeline, evaluator, parts, **changes):
-    return evaluate(pipeline, replace(SETTINGS, **changes), parts, evaluator)
+    return evaluate(pipeline, replace(SETTINGS, **changes), Parts(parts), evaluator)
 
 
 def comparable(content):
@@ -44,7 +51,7 @@ def test_rows_hold_what_was_asked(postcards, evaluator, tmp_path):
     assert [row["plan"] for row in content["rows"]] == ["H2", "H1P1R1"]
     for row in (*content["rows"], content["floor"]):
         low, high = row["frechet_interval"]
-        assert 0 <= low <= high and row["frechet_distance"] > 0
+        assert low < row["frechet_distance"] < high
         assert 0 <= row["class_accuracy"] <= 1
         assert 0 <= row["precision"] <= 1 and 0 <= row["recall"] <= 1
     first, second = content["rows"]
@@ -55,7 +62,6 @@ def test_rows_hold_what_was_asked(postcards, evaluator, tmp_path):
     assert (second["predictor_evaluations"], second["refiner_evaluations"]) == (3, 2)
     assert (content["model"], content["dtype"], content["num_samples"]) == ("tiny", "float32", 6)
     assert content["versions"]["torch"] == torch.__version__
-    assert not (tmp_path / "parts").exists()
 
 
 def test_one_plan_among_others_is_judged_as_alone(postcards, evaluator, tmp_path):
@@ -66,42 +72,97 @@ def test_one_plan_among_others_is_judged_as_alone(postcards, evaluator, tmp_path
 
 def test_a_run_that_was_killed_goes_on(postcards, evaluator, tmp_path, monkeypatch):
     whole = run(postcards, evaluator, tmp_path / "whole")
-    save, saved = module._save, []
+    save, saved = Parts.save, []
 
-    def killed(file, arrays):
+    def killed(parts, number, arrays):
         if saved:
             raise KeyboardInterrupt
-        save(file, arrays)
-        saved.append(file)
+        save(parts, number, arrays)
+        saved.append(number)
 
     parts = tmp_path / "parts"
-    monkeypatch.setattr(module, "_save", killed)
+    monkeypatch.setattr(Parts, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         run(postcards, evaluator, parts)
-    before = saved[0].stat().st_mtime_ns
-    monkeypatch.setattr(module, "_save", lambda f, a: saved.append(f) or save(f, a))
+    monkeypatch.setattr(Parts, "save", lambda p, n, arrays: saved.append(n) or save(p, n, arrays))
     assert comparable(run(postcards, evaluator, parts)) == comparable(whole)
-    assert [file.name for file in saved] == ["000000.npz", "000001.npz"]
-    assert before > 0
+    assert saved == [0, 1]  # the first was not done again
 
 
-def test_half_a_part_is_not_a_part(postcards, evaluator, tmp_path, monkeypatch):
-    def half(stream, **arrays):
-        stream.write(b"PK\x03\x04 the beginning")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module.np, "savez", half)
-    with pytest.raises(KeyboardInterrupt):
-        run(postcards, evaluator, tmp_path / "parts")
-    assert not list((tmp_path / "parts").glob("*.npz"))
+def test_a_part_that_was_damaged_is_done_again(postcards, evaluator, tmp_path):
+    whole = run(postcards, evaluator, tmp_path / "parts")
+    for damage in (lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK half"):
+        part = tmp_path / "parts" / "000001.npz"
+        part.write_bytes(damage(part.read_bytes()))
+        assert comparable(run(postcards, evaluator, tmp_path / "parts")) == comparable(whole)
 
 
 def test_parts_of_another_run_are_refused(postcards, evaluator, tmp_path):
     parts = tmp_path / "parts"
-    module._claim(parts, SETTINGS)
-    with pytest.raises(ValueError, match="holds a run with other settings"):
-        run(postcards, evaluator, parts, seed=4)
+    Parts(parts).claim(asdict(SETTINGS))
+    for changes in ({"seed": 4}, {"weights": "others"}, {"plans": ("H2",)}):
+        with pytest.raises(ValueError, match="holds a run with other settings"):
+            run(postcards, evaluator, parts, **changes)
     assert json.loads((parts / "settings.json").read_text())["seed"] == 3
+
+
+def test_other_weights_have_another_hash(postcards, evaluator):
+    others = copy.deepcopy(postcards)
+    assert weights_of(postcards, evaluator) == weights_of(others, evaluator)
+    with torch.no_grad():
+        others.refiner.pos_embed[0, 0, 0] += 1
+    hashes = {weights_of(postcards, evaluator), weights_of(others, evaluator), weights_of(others)}
+    assert len(hashes) == 3
+
+
+def test_no_plan_always_runs_first(postcards, tmp_path, monkeypatch):
+    order = []
+
+    def finish(pipeline, job, plan, output_type):
+        order.append(str(plan))
+        return real(pipeline, job, plan, output_type)
+
+    real = module.finish
+    monkeypatch.setattr(module, "finish", finish)
+    run(postcards, None, tmp_path / "parts", batch_size=2)
+    assert order == ["H2", "H1P1R1", "H1P1R1", "H2", "H2", "H1P1R1"]
+
+
+def test_accuracy_precision_and_recall_are_of_what_was_told(postcards, tmp_path, monkeypatch):
+    labels = [sample_scene(module._CLASS_SEED + k).label for k in range(6)]
+    told = torch.tensor(labels[:5] + [(labels[5] + 1) % 17])  # the last one is mistaken
+    told_in_turn = iter([told[:4], told[4:]])
+    near = torch.linspace(0, 1, 6)[:, None].repeat(1, 4)
+    features = iter([near[:1].repeat(4, 1), near[:1].repeat(2, 1)])  # one point, again and again
+    monkeypatch.setattr(module, "_look", lambda *_: (next(features), next(told_in_turn)))
+    scenes = {True: (near + 5, torch.zeros(6), torch.arange(6)), False: (near, None, None)}
+    monkeypatch.setattr(module, "_scenes", lambda *a, reconstructed: scenes[reconstructed])
+    content = run(postcards, "an evaluator", tmp_path / "parts", plans=("H2",))
+    (row,) = content["rows"]
+    assert row["class_accuracy"] == pytest.approx(5 / 6)
+    # All that was drawn is among the scenes, of which it covers one.
+    assert row["precision"] == 1 and row["recall"] == pytest.approx(1 / 6)
+    assert content["floor"]["class_accuracy"] == pytest.approx(1 / 6)
+    assert content["floor"]["precision"] == 0
+
+
+def test_the_floor_is_of_other_scenes_through_the_autoencoder(postcards, evaluator):
+    ours = module._scenes(postcards, evaluator, 7, 5, reconstructed=True)
+    images, labels = Scenes(7)[range(5)]
+    seen = reconstruct(postcards.vae, images.float() / 127.5 - 1)
+    torch.testing.assert_close(ours[0], module._look(evaluator, seen)[0])
+    assert torch.equal(ours[2], labels)
+    seeds = sorted((module._REFERENCE_SEED, module._FLOOR_SEED, module._CLASS_SEED))
+    assert all(b - a >= 1_000_000 for a, b in zip(seeds, seeds[1:], strict=False))
+
+
+def test_an_interval_holds_what_it_is_of(postcards, evaluator, tmp_path):
+    content = run(postcards, evaluator, tmp_path / "parts", num_samples=40, batch_size=20)
+    for row in (*content["rows"], content["floor"]):
+        low, high = row["frechet_interval"]
+        assert low < row["frechet_distance"] < high
+    low, high = content["rows"][1]["frechet_difference_interval"]
+    assert low <= content["rows"][1]["frechet_difference"] <= high
 
 
 def test_without_an_evaluator_the_solver_error_remains(pipeline, tmp_path):
@@ -138,11 +199,18 @@ def test_only_postcards_have_an_evaluator(pipeline):
         ({"plans": ("H8", "H8")}, "a plan is named twice in H8, H8"),
         ({"metrics": ("beauty",)}, "'beauty': choose from frechet, accuracy, solver"),
         ({"metrics": ()}, "choose from"),
+        ({"seed": 2**32 - 63}, "the first seed of 6 samples must be a whole number from 0 to"),
+        ({"plans": ("H8",), "rivals": ("ab2:2", "ab2:2")}, "a rival is named twice"),
     ],
 )
 def test_settings_that_cannot_be(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         replace(SETTINGS, **changes)
+
+
+def test_numbers_may_be_written_as_floats():
+    settings = replace(SETTINGS, num_samples=6.0, batch_size=4.0)
+    assert settings == SETTINGS and isinstance(settings.num_samples, int)
 
 
 def test_a_refiner_that_is_not_there_is_noticed_before_anything_runs(tmp_path):
@@ -154,14 +222,40 @@ def test_a_refiner_that_is_not_there_is_noticed_before_anything_runs(tmp_path):
 def test_the_command_line(command_line, pipeline_folder, tmp_path):
     file = tmp_path / "new" / "evaluation.json"
     options = ("--model", pipeline_folder, "--device", "cpu", "--dtype", "float32", "--json", file)
-    done = command_line("evaluate", "--plans", "H2,H1P1R1", "--num-samples", 5, *options)
+    done = command_line("evaluate", "--plans", "H2,H1P1R1", "--num-samples", "5.0", *options)
     assert done.code == 0, done.err
     assert [row["plan"] for row in json.loads(file.read_text())["rows"]] == ["H2", "H1P1R1"]
     assert "solver_error" in done.out.splitlines()[-1]
     assert [f.name for f in file.parent.iterdir()] == [file.name]
-    for wrong in (("--num-samples", 1), ("--plans", "H2,H2"), ("--metrics", "beauty")):
-        refused = command_line("evaluate", "--plans", "H2", *wrong, *options)
+    for wrong in (
+        ("--num-samples", 1),
+        ("--num-samples", "nan"),
+        ("--plans", "H2,H2"),
+        ("--metrics", "beauty"),
+        ("--metrics", "frechet"),  # which needs what can judge this model's pictures
+        ("--json", tmp_path),
+        ("--json", file / "beneath.json"),
+    ):
+        refused = command_line("evaluate", "--plans", "H2", *options, *wrong)
         assert refused.code == 2 and refused.err.count("\n") == 1
+
+
+@pytest.mark.timeout(180)
+def test_processes_share_the_batches(pipeline_folder, tmp_path):
+    file = tmp_path / "evaluation.json"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
+            str(free_port()), "-m", "flowturbo_core", "evaluate", "--model", pipeline_folder,
+            "--plans", "H1", "--num-samples", "6", "--batch-size", "1", "--device", "cpu",
+            "--metrics", "solver", "--json", file,
+        ],
+        capture_output=True, text=True, timeout=170, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for number in range(1, 7):
+        assert done.stdout.count(f"batch {number} of 6") == 1
+    assert json.loads(file.read_text())["num_processes"] == 2
 
 
 def test_images_reach_the_evaluator_on_their_scale(postcards, evaluator, tmp_path, monkeypatch):

@@ -25,17 +25,18 @@ def error(pipeline, reference, plan):
     return root_mean_square(solver_errors(ends(pipeline, SamplePlan.parse(plan)), reference))
 
 
-def test_the_reference_is_where_a_hundred_heun_steps_end(pipeline, reference):
+def test_the_reference_is_where_a_hundred_equal_heun_steps_end(pipeline, reference):
     assert len(reference) == NUM_NOISES
     torch.testing.assert_close(
-        reference, ends(pipeline, SamplePlan.parse("H100")), rtol=0, atol=1e-5
+        reference, ends(pipeline, SamplePlan.parse("H100")), rtol=0, atol=5e-4
     )
 
 
 def test_the_reference_has_converged(pipeline, reference):
     finer = solve(pipeline, num_steps=200)
-    smallest = error(pipeline, reference, "H16")
-    assert root_mean_square(solver_errors(reference, finer)) < 0.05 * smallest
+    smallest = error(pipeline, reference, "H8")  # of the plans that are worth comparing
+    rounding = 5e-6  # of float32, over so many steps
+    assert root_mean_square(solver_errors(reference, finer)) < 0.01 * smallest + rounding
 
 
 def test_the_error_falls_with_the_square_of_the_step(pipeline, reference):

@@ -4,11 +4,12 @@ import itertools
 import json
 
 import pytest
+import torch
 
 from flowturbo_core.evaluation import tuner
 from flowturbo_core.evaluation.tuner import front, measure_rates, search
 from flowturbo_core.models.front import Front
-from flowturbo_core.plan import SamplePlan
+from flowturbo_core.plan import PAPER_PLANS, SamplePlan
 from flowturbo_core.rates import Rates
 from tests.conftest import tiny_pipeline
 
@@ -91,7 +92,24 @@ def test_the_command_line_writes_what_the_page_reads(command_line, pipeline_fold
     content = json.loads((pipeline_folder / "front.json").read_text())
     assert content["model"] == "tiny" and content["machine"] and content["rates"]["decode_ms"] > 0
     assert all(row["ms_per_image"] > 0 for row in content["plans"])
+    assert all(RATES.ms_of(SamplePlan.parse(plan.plan)) <= 50 for plan in found.plans)
+    # What it is compared with is measured too, within the budget or not.
+    assert {*PAPER_PLANS} <= {plan.plan for plan in found.measured}
     assert not list(pipeline_folder.glob("*.parts"))
+
+
+def test_errors_are_measured_in_float32_and_the_format_is_put_back(monkeypatch):
+    pipeline, formats = tiny_pipeline().to(torch.bfloat16), set()
+
+    def ends(pipeline, plan, *asked):
+        formats.add(pipeline.dtype)
+        return torch.zeros(16, 4, 8, 8)
+
+    monkeypatch.setattr(tuner, "ends", ends)
+    monkeypatch.setattr(tuner, "solve", lambda *asked: torch.ones(16, 4, 8, 8))
+    errors = tuner.measure_errors(pipeline, 1.5, 0, RATES, 40)
+    assert formats == {torch.float32} and pipeline.dtype == torch.bfloat16
+    assert set(errors.values()) == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +118,8 @@ def test_the_command_line_writes_what_the_page_reads(command_line, pipeline_fold
         (("--budget-ms", 0.0000001), "no plan takes"),
         (("--budget-ms", "nan"), "budget_ms must be"),
         (("--num-samples", 1), "num_samples must be a whole number from 2"),
+        (("--batch-size", 0), "batch_size must be a whole number from 1"),
+        (("--output", "."), "is a folder"),
     ],
 )
 def test_wrong_options_are_one_sentence(

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from flowturbo_core.models import front as module
 from flowturbo_core.models.catalog import ModelDescription
-from flowturbo_core.models.front import Front, FrontPlan
+from flowturbo_core.models.front import Front, FrontPlan, front_files, writable_front_file
 from flowturbo_core.rates import Rates
 
 ENTRY = {
@@ -34,6 +35,30 @@ def test_a_front_is_read(tmp_path):
     assert front.plans[0].ms(Rates(10.0, 1.0, 5.0)) == 81.0
 
 
+def test_what_was_measured_and_is_not_worth_its_time_is_known_too(tmp_path):
+    write(tmp_path, {"plans": [ENTRY], "others": [HEUN], "guidance_scale": 2.0})
+    front = Front.of(tmp_path)
+    assert [its.plan for its in front.plans] == ["H1P5R3"]
+    assert [its.plan for its in front.measured] == ["H1P5R3", "H8"]
+    assert front.solver_error("H8") == 0.12
+
+
+def test_where_the_folder_cannot_be_written_the_users_cache_has_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    beside, cached = front_files(folder)
+    assert cached != front_files(tmp_path)[1] and cached.is_relative_to(tmp_path / "cache")
+    assert writable_front_file(folder) == beside
+    monkeypatch.setattr(module.os, "access", lambda path, mode: False)
+    assert writable_front_file(folder) == cached
+    cached.parent.mkdir(parents=True)
+    write(cached.parent, CONTENT)
+    assert Front.of(folder).solver_error("H8") == 0.12
+    write(folder, CONTENT | {"plans": [ENTRY]})  # what is beside the model comes first
+    assert Front.of(folder).solver_error("H8") is None
+
+
 def test_a_model_says_whether_it_has_one(pipeline_folder):
     described = ModelDescription.read(pipeline_folder)
     assert described.front is None
@@ -51,6 +76,8 @@ def test_a_model_says_whether_it_has_one(pipeline_folder):
         (CONTENT | {"plans": "H8"}, "plans must be a list of at least one plan, not 'H8'"),
         (CONTENT | {"plans": ["H8"]}, "a plan of the front must be a JSON object, not 'H8'"),
         (CONTENT | {"plans": [HEUN, HEUN]}, "a plan is named twice in H8, H8"),
+        (CONTENT | {"others": [HEUN]}, "a plan is named twice in H1P5R3, H8, H8"),
+        (CONTENT | {"others": "H8"}, "plans must be a list of at least one plan, not 'H8'"),
         (CONTENT | {"plans": [{}]}, "like H1P5R3, not None"),
         (CONTENT | {"plans": [HEUN | {"plan": "X"}]}, "plan 'X' is not understood"),
         (
