@@ -42,6 +42,8 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 Model = Annotated[str, typer.Option(help="A bundled model's name, or a model folder.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: the best here.")]
+GuidanceScale = Annotated[float | None, typer.Option(parser=number, help="1 is no guidance.")]
+Seed = Annotated[int, typer.Option(parser=number, help="Image k draws its noise from seed + k.")]
 Rivals = Annotated[
     str, typer.Option(help="Other solvers on the same model: ab2:9, dpm++:9, unipc:9, fbc:16:0.1.")
 ]
@@ -64,13 +66,9 @@ def sample(
     class_labels: Annotated[
         str | None, typer.Option(help="Labels or names, separated by commas; default: one of each.")
     ] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(parser=number, help="1 is no guidance.")
-    ] = None,
+    guidance_scale: GuidanceScale = None,
     num_images: Annotated[int, typer.Option(parser=number, help="Images for each label.")] = 1,
-    seed: Annotated[
-        int, typer.Option(parser=number, help="Image k draws its noise from seed + k.")
-    ] = 0,
+    seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
     latents: Annotated[
@@ -287,12 +285,8 @@ def evaluate(
     metrics: Annotated[
         str, typer.Option(help="Of frechet, accuracy and solver; the time is always taken.")
     ] = ",".join(METRICS),
-    guidance_scale: Annotated[
-        float | None, typer.Option(parser=number, help="1 is no guidance.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(parser=number, help="Image k draws its noise from seed + k.")
-    ] = 0,
+    guidance_scale: GuidanceScale = None,
+    seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(parser=number, help="Images made together.")] = 8,
     rivals: Rivals = "",
     device: Device = None,
@@ -341,15 +335,11 @@ def tune(
         float | None,
         typer.Option(parser=number, help="Milliseconds an image; default: what H8 takes."),
     ] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(parser=number, help="1 is no guidance.")
-    ] = None,
+    guidance_scale: GuidanceScale = None,
     num_samples: Annotated[
         int, typer.Option(parser=number, help="Images of each plan that confirm the front.")
     ] = 200,
-    seed: Annotated[
-        int, typer.Option(parser=number, help="Image k draws its noise from seed + k.")
-    ] = 0,
+    seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(parser=number, help="Images made together.")] = 4,
     output: Annotated[
         Path | None,
@@ -420,11 +410,9 @@ def measure_fidelity(
 def straightness(
     json_file: Annotated[Path, typer.Option("--json", help="File for the measurements.")],
     model: Model = DEFAULT_MODEL,
-    guidance_scale: Annotated[
-        float | None, typer.Option(parser=number, help="1 is no guidance.")
-    ] = None,
+    guidance_scale: GuidanceScale = None,
     num_steps: Annotated[int, typer.Option(parser=number, help="Heun steps to follow by.")] = 32,
-    seed: Annotated[int, typer.Option(parser=number, help="Noise k is drawn from seed + k.")] = 0,
+    seed: Seed = 0,
     plot: Annotated[
         Path | None, typer.Option(help="File for the plot, .png, .svg or .pdf.")
     ] = None,

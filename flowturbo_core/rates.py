@@ -40,7 +40,7 @@ class Rates:
         """Return the median rates of runs, each a plan, the kinds of its blocks, and its times."""
         predictor, refiner, decoding = [], [], []
         for plan, kinds, timing in runs:
-            refining = _total(timing, kinds, "R")
+            refining = ms_of_kind(timing, kinds, "R")
             predicting = sum(timing.block_ms) / timing.num_images - refining
             predictor.append(predicting / plan.predictor_evaluations)
             if plan.refiner_evaluations:
@@ -67,7 +67,7 @@ class Rates:
         return plan.predictor_evaluations * self.predictor_ms + refining + self.decode_ms
 
 
-def _total(timing: "Timing", kinds: str, kind: str) -> float:
-    """Return the milliseconds an image of all blocks of one kind."""
+def ms_of_kind(timing: "Timing", kinds: str, kind: str) -> float:
+    """Return the milliseconds an image of all blocks of one kind, `kinds` naming each block's."""
     pairs = zip(kinds, timing.block_ms, strict=True)
     return sum(ms for its, ms in pairs if its == kind) / timing.num_images

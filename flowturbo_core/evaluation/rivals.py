@@ -106,6 +106,11 @@ class Rival:
         return f"{self.solver}:{self.num_steps}{threshold}"
 
     @property
+    def kinds(self) -> str:
+        """The blocks it is timed by: all of it is one, S."""
+        return "S"
+
+    @property
     def predictor_evaluations(self) -> int:
         """How often the predictor is called for one image; with a cache, not always whole."""
         return self.num_steps

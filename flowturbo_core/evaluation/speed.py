@@ -16,6 +16,7 @@ from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
+from flowturbo_core.rates import ms_of_kind
 from flowturbo_core.requests import whole_number
 from flowturbo_core.timing import Timing
 
@@ -136,11 +137,7 @@ def _row(rounds: Sequence[Sequence[Timing]], k: int, contender: Contender) -> di
     timings = [timings[k] for timings in rounds]
     ms = [timing.ms_per_image for timing in timings]
     ratios = [m / timings[0].ms_per_image for m, timings in zip(ms, rounds, strict=True)]
-    kinds = contender.kinds if isinstance(contender, SamplePlan) else "solver"
-    refining = [
-        sum(b for kind, b in zip(kinds, t.block_ms, strict=False) if kind == "R") / t.num_images
-        for t in timings
-    ]
+    refining = [ms_of_kind(timing, contender.kinds, "R") for timing in timings]
     decoding = [timing.decode_ms_per_image for timing in timings]
     predicting = [m - r - d for m, r, d in zip(ms, refining, decoding, strict=True)]
     row = {

@@ -23,6 +23,7 @@ from flowturbo_core.evaluation.solver_error import (
     solve,
     solver_errors,
 )
+from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import MAX_STEPS, PAPER_PLANS, SamplePlan
 from flowturbo_core.rates import Rates
@@ -142,12 +143,9 @@ def tune(
             for row, plan in zip(confirmed["rows"], worth, strict=True)
         ],
         "others": [
-            {
-                "plan": str(plan),
-                "predictor_evaluations": plan.predictor_evaluations,
-                "refiner_evaluations": plan.refiner_evaluations,
-                "solver_error": error,
-            }
+            asdict(
+                FrontPlan(str(plan), plan.predictor_evaluations, plan.refiner_evaluations, error)
+            )
             for plan, error in errors.items()
             if plan not in worth
         ],

@@ -19,7 +19,7 @@ from demo.service import Service
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription, bundled_models
-from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations
+from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
 
 pytestmark = pytest.mark.browser
 
@@ -55,11 +55,8 @@ DROP = """(bytes) => {
 
 @pytest.fixture(params=SIZES)
 def visit(request, browser, address):
-    visit = Visit(browser, address, SIZES[request.param])
-    yield visit
-    assert visit.complaints == []
-    assert visit.sideways_scroll() == 0
-    visit.page.close()
+    with visiting(Visit(browser, address, SIZES[request.param])) as visit:
+        yield visit
 
 
 @pytest.fixture

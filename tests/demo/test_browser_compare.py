@@ -14,7 +14,7 @@ from demo.service import Service
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription, bundled_models
 from flowturbo_core.plan import SamplePlan
-from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations
+from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
 
 pytestmark = pytest.mark.browser
 
@@ -99,11 +99,8 @@ class Comparing(Visit):
 
 @pytest.fixture(params=SIZES)
 def visit(request, browser, address):
-    visit = Comparing(browser, address, SIZES[request.param])
-    yield visit
-    assert visit.complaints == []
-    assert visit.sideways_scroll() == 0
-    visit.page.close()
+    with visiting(Comparing(browser, address, SIZES[request.param])) as visit:
+        yield visit
 
 
 def test_from_two_plans_to_pictures_and_times(visit):

@@ -1,6 +1,7 @@
 """A visit to the page in a real browser, and everything that it did which it should not."""
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -138,6 +139,15 @@ class Visit:
         return self.page.evaluate(
             "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
+
+
+@contextmanager
+def visiting(visit):
+    """Lend a visit to a test, and expect at its end that the page did nothing it should not."""
+    yield visit
+    assert visit.complaints == []
+    assert visit.sideways_scroll() == 0
+    visit.page.close()
 
 
 def serious_violations(page):
