@@ -19,7 +19,8 @@ from flowturbo_core.data.postcards import CLASSES, IMAGE_SIZE, sample_scene
 from flowturbo_core.data.scenes import SHEET_SEED, Scenes
 from flowturbo_core.devices import VERSIONS, describe_device
 from flowturbo_core.evaluation.frechet import (
-    bootstrap_interval,
+    Estimate,
+    bootstrap,
     feature_statistics,
     frechet_distance,
     precision_recall,
@@ -143,16 +144,21 @@ def evaluate(
         | _times(samples, k)
         for k, plan in enumerate(plans)
     ]
-    content: dict[str, Any] = {"rows": rows, "floor": None}
+    floor, distances, errors = None, [], []
     if evaluator is not None:
-        content["floor"] = _judge(pipeline, evaluator, settings, samples, rows)
+        floor, distances = _judge(pipeline, evaluator, settings, samples, rows)
     if "solver" in settings.metrics:
-        _solve(pipeline, evaluator, settings, plans, rows)
-    content |= asdict(settings) | {
-        "machine": describe_device(pipeline.device),
-        "num_processes": processes.num_processes,
-        "versions": VERSIONS,
-    }
+        errors = _solve(pipeline, evaluator, settings, plans, rows)
+    pairs = _pairs(plans, rows, {"frechet_distance": distances, "solver_error": errors})
+    content = (
+        {"rows": rows, "floor": floor, "pairs": pairs}
+        | asdict(settings)
+        | {
+            "machine": describe_device(pipeline.device),
+            "num_processes": processes.num_processes,
+            "versions": VERSIONS,
+        }
+    )
     return content
 
 
@@ -209,52 +215,70 @@ def _judge(
     settings: Settings,
     samples: dict[str, np.ndarray],
     rows: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """Add to each row what the evaluator says of it; return what it says of reconstructions."""
+) -> tuple[dict[str, Any], list[Estimate]]:
+    """Add to each row what the evaluator says of it.
+
+    Returns what it says of reconstructions, and each row's Frechet distance if it was asked for.
+    """
     count = settings.num_samples
     reference, _, _ = _scenes(pipeline, evaluator, _REFERENCE_SEED, count, reconstructed=False)
-    features, told, labels = _scenes(pipeline, evaluator, _FLOOR_SEED, count, reconstructed=True)
-    floor = _judged(settings.metrics, features, told == labels, reference)
-    labels = torch.from_numpy(samples["labels"])
     target = feature_statistics(reference)
-    drawn = [torch.from_numpy(samples[f"features_{k}"]) for k in range(len(rows))]
+
+    def judged(features: Tensor, right: Tensor) -> tuple[dict[str, Any], list[Estimate]]:
+        found, distances = {}, []
+        if "frechet" in settings.metrics:
+            distances = [
+                bootstrap(
+                    lambda i: frechet_distance(feature_statistics(features[i]), target), count
+                )
+            ]
+            found |= _described("frechet_distance", distances[0])
+            if count > 3:
+                found["precision"], found["recall"] = precision_recall(features, reference)
+        if "accuracy" in settings.metrics:
+            accuracy = bootstrap(lambda i: float(right[i].double().mean()), count)
+            found |= _described("class_accuracy", accuracy)
+            ends = found["class_accuracy_interval"]
+            found["class_accuracy_interval"] = tuple(min(max(end, 0.0), 1.0) for end in ends)
+        return found, distances
+
+    labels = torch.from_numpy(samples["labels"])
+    distances: list[Estimate] = []
     for k, row in enumerate(rows):
         right = torch.from_numpy(samples[f"told_{k}"]) == labels
-        row |= _judged(settings.metrics, drawn[k], right, reference)
-        if k and "frechet" in settings.metrics:
-
-            def worse(i: Tensor, k: int = k) -> float:
-                mine, first = (feature_statistics(drawn[n][i]) for n in (k, 0))
-                return frechet_distance(mine, target) - frechet_distance(first, target)
-
-            row["frechet_difference"] = worse(torch.arange(count))
-            row["frechet_difference_interval"] = bootstrap_interval(worse, count)
-    return floor
+        found, estimated = judged(torch.from_numpy(samples[f"features_{k}"]), right)
+        row |= found
+        distances += estimated
+    features, told, of_scenes = _scenes(pipeline, evaluator, _FLOOR_SEED, count, reconstructed=True)
+    return judged(features, told == of_scenes)[0], distances
 
 
-def _judged(
-    metrics: Sequence[str], features: Tensor, right: Tensor, reference: Tensor
-) -> dict[str, Any]:
-    count, target = len(features), feature_statistics(reference)
-    found: dict[str, Any] = {}
-    if "frechet" in metrics:
+def _described(name: str, estimate: Estimate) -> dict[str, Any]:
+    return {name: estimate.value, f"{name}_interval": estimate.interval}
 
-        def distance(i: Tensor) -> float:
-            return frechet_distance(feature_statistics(features[i]), target)
 
-        found["frechet_distance"] = distance(torch.arange(count))
-        found["frechet_interval"] = bootstrap_interval(distance, count)
-        if count > 3:
-            found["precision"], found["recall"] = precision_recall(features, reference)
-    if "accuracy" in metrics:
+def _pairs(
+    plans: Sequence[Contender],
+    rows: Sequence[dict[str, Any]],
+    measured: dict[str, Sequence[Estimate]],
+) -> list[dict[str, Any]]:
+    """Return how every plan that refines differs from every one that does not.
 
-        def accuracy(i: Tensor) -> float:
-            return float(right[i].double().mean())
-
-        found["class_accuracy"] = accuracy(torch.arange(count))
-        interval = bootstrap_interval(accuracy, count)
-        found["class_accuracy_interval"] = tuple(min(max(end, 0.0), 1.0) for end in interval)
-    return found
+    `measured` has, for each measure, an estimate of every plan in turn, or none.
+    """
+    refines = [plan.refiner_evaluations > 0 for plan in plans]
+    pairs = []
+    for k in range(len(plans)):
+        for n in range(len(plans)):
+            if not refines[k] or refines[n]:
+                continue
+            pair = {"plan": str(plans[k]), "other": str(plans[n])}
+            pair["time"] = round(rows[k]["ratio"] / rows[n]["ratio"], 4)
+            for name, estimates in measured.items():
+                if estimates:
+                    pair |= _described(f"{name}_difference", estimates[k] - estimates[n])
+            pairs.append(pair)
+    return pairs
 
 
 def _scenes(
@@ -281,8 +305,11 @@ def _solve(
     settings: Settings,
     plans: Sequence[Contender],
     rows: list[dict[str, Any]],
-) -> None:
-    """Add the solver error to each row, with the model in float32: of latents and of features."""
+) -> list[Estimate]:
+    """Add the solver error to each row and return it, with the model in float32.
+
+    It is that of latents, and of features where there is an evaluator.
+    """
     dtype, asked = pipeline.dtype, (settings.guidance_scale, settings.seed)
     pipeline.to(dtype=torch.float32)
     try:
@@ -293,15 +320,15 @@ def _solve(
             return _look(evaluator, decode_latents(pipeline.vae, latents))[0]
 
         exact = None if evaluator is None else seen(reference)
+        estimates = []
         for plan, row in zip(plans, rows, strict=True):
             latents = ends(pipeline, plan, *asked)
             errors = solver_errors(latents, reference)
-            row["solver_error"] = root_mean_square(errors)
-            row["solver_error_interval"] = bootstrap_interval(
-                lambda i, e=errors: root_mean_square(e[i]), len(errors)
-            )
+            estimates.append(bootstrap(lambda i, e=errors: root_mean_square(e[i]), len(errors)))
+            row |= _described("solver_error", estimates[-1])
             if exact is not None:
                 of_features = solver_errors(seen(latents), exact)
                 row["solver_error_of_features"] = root_mean_square(of_features)
+        return estimates
     finally:
         pipeline.to(dtype=dtype)

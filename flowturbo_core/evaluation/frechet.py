@@ -3,7 +3,6 @@
 Called a Frechet distance throughout: FID is this distance on Inception's features, no other's.
 """
 
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -73,16 +72,37 @@ def _distances(features: Tensor, others: Tensor) -> Iterator[Tensor]:
         yield torch.cdist(rows.double(), others)
 
 
-def bootstrap_interval(
-    measure: Callable[[Tensor], float], count: int, resamples: int = 200, seed: int = 0
-) -> tuple[float, float]:
-    """Return the standard 95% interval of `measure` (Efron and Tibshirani, chapter 12).
+@dataclass(frozen=True)
+class Estimate:
+    """What a measure is on samples, and on resamples of them (R,), float64.
 
-    That is the estimate, plus or minus 1.96 standard deviations over resamples. Not percentiles
-    of those: repeating samples makes a Frechet distance larger, as having fewer of them does, so
-    that all resamples may lie above the estimate. `measure` is given the indices (count,) of a
-    resample, drawn with replacement. The same seed draws the same indices: a difference between
-    two plans is then measured in pairs.
+    Two of as many samples have the same resamples: their difference is then measured in pairs.
+    """
+
+    value: float
+    resampled: Tensor
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The standard 95% interval: the value, plus or minus 1.96 of the resamples' deviations.
+
+        Not percentiles of those: repeating samples makes a Frechet distance larger, as having
+        fewer of them does, so that all resamples may lie above the value.
+        """
+        spread = 1.96 * float(self.resampled.std())
+        return self.value - spread, self.value + spread
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        return Estimate(self.value - other.value, self.resampled - other.resampled)
+
+
+def bootstrap(
+    measure: Callable[[Tensor], float], count: int, resamples: int = 200, seed: int = 0
+) -> Estimate:
+    """Estimate `measure`, which is given indices (count,), by the bootstrap.
+
+    Indices of a resample are drawn with replacement (Efron and Tibshirani, chapter 12). Raises
+    ValueError for fewer than 2 samples.
     """
     if count < 2:
         raise ValueError(f"an interval needs at least 2 samples, not {count}")
@@ -90,8 +110,7 @@ def bootstrap_interval(
     values = [
         measure(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)
     ]
-    estimate, spread = measure(torch.arange(count)), statistics.stdev(values)
-    return estimate - 1.96 * spread, estimate + 1.96 * spread
+    return Estimate(measure(torch.arange(count)), torch.tensor(values, dtype=torch.float64))
 
 
 def check_features(name: str, features: Tensor, least: int = 2) -> None:

@@ -19,18 +19,33 @@ def quality_table(content: dict[str, Any]) -> str:
         "plan": lambda row: f"`{row['plan']}`",
         "predictor + refiner evaluations": _evaluations,
         f"time / {first}": lambda row: f"{row['ratio']:.2f}",
-        "Frechet distance": lambda row: _with_interval(row, "frechet", "frechet_distance", 3),
-        f"less that of {first}": lambda row: _with_interval(row, "frechet_difference", None, 3),
+        "Frechet distance": lambda row: _with_interval(row, "frechet_distance"),
         "class accuracy": lambda row: f"{100 * row['class_accuracy']:.1f}%",
-        "solver error": lambda row: _with_interval(row, "solver_error", None, 3),
+        "solver error": lambda row: _with_interval(row, "solver_error"),
     }
     floor = content["floor"]
     return _table(columns, content["rows"]) + (
         f"\n{content['model']}, {content['num_samples']} samples a plan from the same noises, "
         f"guidance {content['guidance_scale']:g}, {content['dtype']}, {content['machine']}, torch "
-        f"{content['versions']['torch']}. In brackets: 95% bootstrap intervals, of differences in "
-        f"pairs. The autoencoder's own reconstructions of scenes reach "
+        f"{content['versions']['torch']}. In brackets: 95% bootstrap intervals. Scenes that the "
+        "autoencoder only encodes and decodes reach "
         f"{floor['frechet_distance']:.3f}, and {100 * floor['class_accuracy']:.1f}%.\n"
+    )
+
+
+def pairs_table(content: dict[str, Any]) -> str:
+    """Return how the refining plan with the least solver error differs from those that do not."""
+    refining = [row for row in content["rows"] if row["refiner_evaluations"]]
+    best = min(refining, key=lambda row: row["solver_error"])["plan"]
+    columns: dict[str, Callable[[Row], str]] = {
+        f"`{best}` beside": lambda pair: f"`{pair['other']}`",
+        "its time": lambda pair: f"{pair['time']:.2f}",
+        "Frechet distance": lambda pair: _with_interval(pair, "frechet_distance_difference", "+"),
+        "solver error": lambda pair: _with_interval(pair, "solver_error_difference", "+"),
+    }
+    return _table(columns, [pair for pair in content["pairs"] if pair["plan"] == best]) + (
+        "\nFrom the same run: the time as a share of the other's, and the differences, with 95% "
+        "bootstrap intervals over pairs from the same noise; below zero, it is the better one.\n"
     )
 
 
@@ -60,12 +75,9 @@ def _evaluations(row: Row) -> str:
     return f"up to {counts}" if row["plan"].startswith("fbc:") else counts
 
 
-def _with_interval(row: Row, name: str, value_name: str | None, digits: int) -> str:
-    value = row.get(value_name or name)
-    if value is None:  # the first plan's difference from itself
-        return ""
+def _with_interval(row: Row, name: str, sign: str = "") -> str:
     low, high = row[f"{name}_interval"]
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{row[name]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
@@ -77,6 +89,7 @@ def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str
 # Each table of the README: its name there, the file it is made from, and how.
 TABLES = {
     "quality": ("postcards-sit-quality.json", quality_table),
+    "pairs": ("postcards-sit-quality.json", pairs_table),
     "speed": ("postcards-sit-speed.json", speed_table),
 }
 

@@ -50,15 +50,20 @@ def test_rows_hold_what_was_asked(postcards, evaluator, tmp_path):
     content = run(postcards, evaluator, tmp_path / "parts")
     assert [row["plan"] for row in content["rows"]] == ["H2", "H1P1R1"]
     for row in (*content["rows"], content["floor"]):
-        low, high = row["frechet_interval"]
+        low, high = row["frechet_distance_interval"]
         assert low < row["frechet_distance"] < high
         assert 0 <= row["class_accuracy"] <= 1
         assert 0 <= row["precision"] <= 1 and 0 <= row["recall"] <= 1
     first, second = content["rows"]
-    assert first["ratio"] == 1 and "frechet_difference" not in first
-    assert second["frechet_difference"] == pytest.approx(
+    assert first["ratio"] == 1
+    (pair,) = content["pairs"]  # what refines and what does not
+    assert (pair["plan"], pair["other"]) == ("H1P1R1", "H2")
+    assert pair["frechet_distance_difference"] == pytest.approx(
         second["frechet_distance"] - first["frechet_distance"]
     )
+    low, high = pair["frechet_distance_difference_interval"]
+    assert low < pair["frechet_distance_difference"] < high
+    assert pair["time"] == pytest.approx(second["ratio"], abs=1e-3)
     assert (second["predictor_evaluations"], second["refiner_evaluations"]) == (3, 2)
     assert (content["model"], content["dtype"], content["num_samples"]) == ("tiny", "float32", 6)
     assert content["versions"]["torch"] == torch.__version__
@@ -159,10 +164,8 @@ def test_the_floor_is_of_other_scenes_through_the_autoencoder(postcards, evaluat
 def test_an_interval_holds_what_it_is_of(postcards, evaluator, tmp_path):
     content = run(postcards, evaluator, tmp_path / "parts", num_samples=40, batch_size=20)
     for row in (*content["rows"], content["floor"]):
-        low, high = row["frechet_interval"]
+        low, high = row["frechet_distance_interval"]
         assert low < row["frechet_distance"] < high
-    low, high = content["rows"][1]["frechet_difference_interval"]
-    assert low <= content["rows"][1]["frechet_difference"] <= high
 
 
 def test_without_an_evaluator_the_solver_error_remains(pipeline, tmp_path):

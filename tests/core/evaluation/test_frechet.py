@@ -7,7 +7,7 @@ import torch
 
 from flowturbo_core.evaluation.frechet import (
     FeatureStatistics,
-    bootstrap_interval,
+    bootstrap,
     feature_statistics,
     frechet_distance,
     precision_recall,
@@ -68,7 +68,7 @@ def test_a_bootstrap_interval_covers_the_mean_as_often_as_it_says():
     covered = 0
     for trial in range(100):
         values = normal(80, seed=trial, dimensions=1)[:, 0]
-        low, high = bootstrap_interval(lambda i, v=values: float(v[i].mean()), 80, seed=trial)
+        low, high = bootstrap(lambda i, v=values: float(v[i].mean()), 80, seed=trial).interval
         covered += low <= 0 <= high
     assert 85 <= covered <= 100
 
@@ -81,15 +81,18 @@ def test_the_interval_of_a_frechet_distance_lies_around_it():
     def distance(i):
         return frechet_distance(feature_statistics(features[i]), target)
 
-    low, high = bootstrap_interval(distance, 200, resamples=50)
+    low, high = bootstrap(distance, 200, resamples=50).interval
     assert low < distance(torch.arange(200)) < high
 
 
-def test_the_same_seed_draws_the_same_pairs():
-    drawn = []
-    for _ in range(2):
-        bootstrap_interval(lambda i: drawn.append(i) or 0.0, 10, resamples=3, seed=4)
-    assert all(torch.equal(a, b) for a, b in zip(drawn[:4], drawn[4:], strict=True))
+def test_a_difference_is_measured_in_pairs():
+    # Each of the second is 0.5 above its partner: the means' intervals are wide, that of their
+    # difference is a point.
+    values = normal(80, dimensions=1)[:, 0]
+    one, other = (bootstrap(lambda i, v=v: float(v[i].mean()), 80) for v in (values, values + 0.5))
+    low, high = (other - one).interval
+    assert low == pytest.approx(0.5) and high == pytest.approx(0.5)
+    assert one.interval[1] - one.interval[0] > 0.3
 
 
 @pytest.mark.parametrize(
@@ -109,4 +112,4 @@ def test_what_has_no_statistics(features, sentence):
 
 def test_an_interval_of_one_sample_is_refused():
     with pytest.raises(ValueError, match="at least 2 samples, not 1"):
-        bootstrap_interval(lambda i: 0.0, 1)
+        bootstrap(lambda i: 0.0, 1)
