@@ -271,11 +271,12 @@ def connect_runs(
     # What the readout says decides what can be pressed, rather than that a request ended: one that
     # was overtaken ends while the one that overtook it runs.
     text.change(None, text, both, js=_AS_READOUT)
+    # Not Gradio's own cancelling: it has nothing to cancel before the request's number is back,
+    # and loses what is pressed before its answer is. First of the listeners: the tickets are read
+    # before the browser comes to a click on Generate that follows at once.
+    buttons.stop.click(stop, tickets, None, **HELPER)
     buttons.stop.click(None, None, both, js=_IDLE)
     buttons.stop.click(**end)
-    # Not Gradio's own cancelling: it has nothing to cancel before the request's number is back,
-    # and loses what is pressed before its answer is.
-    buttons.stop.click(stop, tickets, None, **HELPER)
 
 
 def connect_visit(

@@ -71,6 +71,12 @@ class Visit:
         if response.status >= 400:
             self.complaints.append(f"{response.status} {response.url} {response.request.post_data}")
 
+    def slow_down(self, latency_ms):
+        """Make every answer of the server take that much longer."""
+        line = {"offline": False, "downloadThroughput": -1, "uploadThroughput": -1}
+        session = self.page.context.new_cdp_session(self.page)
+        session.send("Network.emulateNetworkConditions", line | {"latency": latency_ms})
+
     def slide(self, **values):
         for name, value in values.items():
             number = self.page.locator(f".{name} input[type=number]")
