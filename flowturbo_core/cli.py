@@ -35,6 +35,7 @@ from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import MAX_STEPS, SamplePlan
 from flowturbo_core.requests import whole_number
 from flowturbo_core.training import commands
+from flowturbo_core.training.refiner import Pairs
 from flowturbo_core.usage import number, run
 
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -143,6 +144,12 @@ def train(
     predictor: Annotated[
         Path | None, typer.Option(help="Folder of the predictor to refine (refiner).")
     ] = None,
+    max_dt: Annotated[
+        float, typer.Option(parser=number, help="Longest step it learns to refine (refiner).")
+    ] = Pairs.max_dt,
+    guidance_scale: Annotated[
+        float, typer.Option(parser=number, help="Guidance it learns to refine at (refiner).")
+    ] = Pairs.guidance_scale,
     seed: Annotated[int, typer.Option(help="Of weights, noise and scenes.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Default: the recipe's.")] = None,
@@ -181,7 +188,8 @@ def train(
     elif predictor is None:
         raise ValueError("train refiner needs --predictor, the folder of the model it refines")
     else:
-        commands.train_refiner(recipe, autoencoder, predictor, options)
+        pairs = Pairs(max_dt, guidance_scale)
+        commands.train_refiner(recipe, autoencoder, predictor, options, pairs)
 
 
 class Convertible(StrEnum):

@@ -27,7 +27,7 @@ from flowturbo_core.training.evaluator import EvaluatorObjective
 from flowturbo_core.training.flow import FlowObjective
 from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, check_run, fit
 from flowturbo_core.training.recipes import get_recipe
-from flowturbo_core.training.refiner import RefinerObjective
+from flowturbo_core.training.refiner import Pairs, RefinerObjective
 
 # Every run has its own stretch of the endless scenes, so that a later run, with another seed,
 # continues on scenes the model has never seen.
@@ -82,7 +82,11 @@ def train_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[
 
 
 def train_refiner(
-    recipe_name: str, autoencoder: str, predictor: Path, options: RunOptions
+    recipe_name: str,
+    autoencoder: str,
+    predictor: Path,
+    options: RunOptions,
+    pairs: Pairs,
 ) -> dict[str, Any]:
     """Train the recipe's refiner for `predictor`, a model folder."""
     recipe = get_recipe(recipe_name)
@@ -92,7 +96,7 @@ def train_refiner(
     refined = load_model(SiTPredictor, predictor)
     ClassConditionalPipeline(refined, vae, CLASSES, model)  # refuses parts that do not fit
     data = _latents(vae, recipe.num_latents, options)
-    objective = RefinerObjective(model, refined, data, vae, CLASSES)
+    objective = RefinerObjective(model, refined, data, vae, CLASSES, pairs)
     return _run(objective, recipe.refiner_training, options)
 
 

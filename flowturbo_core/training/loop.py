@@ -75,6 +75,10 @@ class Objective(nn.Module):
         """Return the modules whose calls are worth compiling."""
         return []
 
+    def settings(self) -> dict[str, Any]:
+        """Return what a person chose about the objective itself, for the model's card."""
+        return {}
+
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Return named scalars; the one called "loss" is minimised."""
         raise NotImplementedError  # pragma: no cover
@@ -256,7 +260,7 @@ def fit(
         if not all(torch.isfinite(parameter).all() for parameter in parameters):
             raise FloatingPointError(f"the weights are no longer finite at step {position.step}")
         log.flush(position)
-        this_run = _record(settings, position, log.latest, accelerator)
+        this_run = objective.settings() | _record(settings, position, log.latest, accelerator)
         record = {"runs": [*earlier_runs, this_run]}
         if accelerator.is_main_process:
             _save_checkpoint(checkpoint_file, objective.model, optimizers, ema, position)

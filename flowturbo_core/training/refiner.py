@@ -1,5 +1,6 @@
 """The refiner's objective: how the predictor's velocity changes over a short step."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,40 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from flowturbo_core.guidance import GuidedPredictor, GuidedRefiner, choose_guidance
 from flowturbo_core.images import contact_sheet
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import save_trained
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.requests import MAX_GUIDANCE_SCALE, real_number
 from flowturbo_core.training.flow import drop_labels, expand, randn_of
 from flowturbo_core.training.loop import Objective
 
-MAX_DT = 0.12  # the range (0, 0.12] is the best overall in FlowTurbo's table 3
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which two points of a path a refiner is trained on.
+
+    Args:
+        max_dt: the longest step between them; 0.12 is the best overall in FlowTurbo's table 3.
+        guidance_scale: of the velocities; 1 is none.
+    """
+
+    max_dt: float = 0.12
+    guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        real_number("max_dt", self.max_dt, 0.001, 1)
+        real_number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE_SCALE)
 
 
 class RefinerObjective(Objective):
     """Minimise E || r(x', t + dt, v) + v - v(x', t + dt) ||^2 (FlowTurbo, 2409.18128, eq. 13).
 
-    v = v(x_t, t) by the frozen predictor, x' = x_t + dt v, dt uniform in (0, 0.12] and
+    v = v(x_t, t) by the frozen predictor, x' = x_t + dt v, dt uniform in (0, max_dt] and
     t uniform in [0, 1 - dt], both drawn for each sample; the condition is dropped with
-    probability 0.1, the same for predictor and refiner.
+    probability 0.1, the same for predictor and refiner. At a `guidance_scale` other than 1 both
+    are guided, as in sampling, where a refiner is given guided velocities.
     """
 
     def __init__(
@@ -34,8 +53,10 @@ class RefinerObjective(Objective):
         data: TensorDataset,
         vae: AutoencoderKL,
         classes: list[str],
+        pairs: Pairs = Pairs(),  # noqa: B008 - frozen
     ):
         super().__init__()
+        self.pairs = pairs
         self.model, self.data, self.classes = model, data, classes
         # In a tuple, so that they are not submodules: they are neither trained nor saved.
         self.frozen = (predictor.eval().requires_grad_(False), vae)
@@ -44,23 +65,31 @@ class RefinerObjective(Objective):
         """Return refiner and predictor."""
         return [self.model, self.frozen[0]]
 
+    def settings(self) -> dict[str, Any]:
+        """Return which pairs it is trained on."""
+        return asdict(self.pairs)
+
     def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the losses of a batch: latents (B, C, h, w) and labels (B,).
 
         `unrefined` is what the loss would be without a refiner, which carries v on as it is.
         """
         x1, labels = batch[0].float(), batch[1]
-        predictor = self.frozen[0].to(x1.device)
+        guidance = choose_guidance(self.pairs.guidance_scale, None, x1.shape[1])
+        predictor = GuidedPredictor(self.frozen[0].to(x1.device), guidance)
+        refiner = GuidedRefiner(self.model, guidance)
+        scale = torch.tensor(self.pairs.guidance_scale, device=x1.device)
         labels = drop_labels(labels, self.model.null_label, generator)
+        condition = guidance.pair(labels, torch.full_like(labels, self.model.null_label))
         with torch.no_grad():
             # 1 - u lies in (0, 1]: no step of length zero.
-            dt = MAX_DT * (1 - uniform(x1, generator))
+            dt = self.pairs.max_dt * (1 - uniform(x1, generator))
             t = uniform(x1, generator) * (1 - dt)
             x_t = torch.lerp(randn_of(x1.shape, x1, generator), x1, expand(t))
-            v = predictor(x_t, t, labels).float()
-            x_next = x_t + expand(dt) * v
-            target = predictor(x_next, t + dt, labels).float() - v
-        offset = self.model(x_next, t + dt, v, labels).float()
+            v = predictor(x_t, guidance.pair(t, t), condition, scale)
+            x_next, t_next = x_t + expand(dt) * v, guidance.pair(t + dt, t + dt)
+            target = predictor(x_next, t_next, condition, scale) - v
+        offset = refiner(x_next, t_next, v, condition, scale)
         return {"loss": (offset - target).square().mean(), "unrefined": target.square().mean()}
 
     def sheet(self) -> Image.Image:

@@ -17,7 +17,7 @@ from flowturbo_core.models.autoencoder import (
     latent_statistics,
 )
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import load_model, save_model
+from flowturbo_core.models.storage import load_model, read_record, save_model
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.training import recipes
 from flowturbo_core.training.loop import Hyperparameters
@@ -101,11 +101,14 @@ def test_from_nothing_to_pictures(drawn, train, command_line, monkeypatch, tmp_p
     assert predictor.config.latents_mean == pytest.approx(mean.flatten().tolist())
 
     done = train(
-        "refiner", "--steps", 3, "--autoencoder", vae_folder, "--predictor", predictor_folder
-    )
+        "refiner", "--steps", 3, "--autoencoder", vae_folder, "--predictor", predictor_folder,
+        "--max-dt", 0.2, "--guidance-scale", 1.5,
+    )  # fmt: skip
     assert done.code == 0, done.err
     refiner = load_model(SiTRefiner, tmp_path / "refiner" / "model")
     assert refiner.config.variant == "consistent"
+    (run,) = read_record(tmp_path / "refiner" / "model")["runs"]
+    assert (run["max_dt"], run["guidance_scale"]) == (0.2, 1.5)
 
     made = ClassConditionalPipeline(predictor, vae, CLASSES, refiner)([0, "background"], "H1P1R1")
     assert [image.size for image in made.images] == [(32, 32)] * 2
@@ -220,6 +223,22 @@ def test_the_autoencoder_must_be_the_predictors(drawn, train, vae_folder, tmp_pa
 def test_a_refiner_needs_a_predictor(drawn, train, vae_folder):
     done = train("refiner", "--steps", 1, "--autoencoder", vae_folder)
     assert_refused(done, "--predictor")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--max-dt", 0, "max_dt must be a number from 0.001 to 1, not 0"),
+        ("--max-dt", "nan", "max_dt must be a number"),
+        ("--guidance-scale", 16, "guidance_scale must be a number from 0 to 15, not 16"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(drawn, train, vae_folder, option, value, sentence):
+    done = train(
+        "refiner", "--steps", 1, "--autoencoder", vae_folder, "--predictor", "x", option, value
+    )
+    assert_refused(done, sentence)
+    assert not drawn
 
 
 def test_weights_to_start_an_autoencoder_from_must_be_there(drawn, train, tmp_path):

@@ -11,7 +11,7 @@ from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.training import autoencoder as autoencoder_training
 from flowturbo_core.training.autoencoder import AutoencoderObjective, mean_psnr
 from flowturbo_core.training.flow import FlowObjective, drop_labels
-from flowturbo_core.training.refiner import RefinerObjective
+from flowturbo_core.training.refiner import Pairs, RefinerObjective
 from tests.conftest import TINY_SIT, randomize, tiny_pixel_vae, tiny_vae
 from tests.core.models.released import sit_forward
 
@@ -35,8 +35,8 @@ def flow_objective():
     return FlowObjective(predictor(), None, tiny_vae(), CLASSES)
 
 
-def refiner_objective():
-    return RefinerObjective(refiner(), predictor(), None, tiny_vae(), CLASSES)
+def refiner_objective(pairs=Pairs()):  # noqa: B008
+    return RefinerObjective(refiner(), predictor(), None, tiny_vae(), CLASSES, pairs)
 
 
 def copy_of(model):
@@ -59,23 +59,30 @@ def straight_line_flow(state, latents, labels, generator):
     return total / len(x1)
 
 
-def straight_line_refiner(state, predictor_state, latents, labels, generator):
+def straight_line_refiner(state, predictor_state, latents, labels, generator, pairs):
     """FlowTurbo's eq. 13, drawn in the order of the objective: labels, dt, t, noise."""
-    x1 = latents.float()
+    x1, s = latents.float(), pairs.guidance_scale
     labels = torch.where(torch.rand(len(x1), generator=generator) < 0.1, NULL, labels)
-    dt = 0.12 * (1 - torch.rand(len(x1), generator=generator))
+    dt = pairs.max_dt * (1 - torch.rand(len(x1), generator=generator))
     t = torch.rand(len(x1), generator=generator) * (1 - dt)
     x0 = torch.randn(x1.shape, generator=generator)
+
+    def guided(parameters, x, time, label):
+        of_class = sit_forward(parameters, 2, x, time, label)
+        if s == 1:
+            return of_class
+        return (1 - s) * sit_forward(parameters, 2, x, time, torch.tensor([NULL])) + s * of_class
+
     total = 0.0
     for k in range(len(x1)):
         label = labels[k : k + 1]
         start, end = t[k : k + 1], t[k : k + 1] + dt[k : k + 1]
         x_t = ((1 - t[k]) * x0[k] + t[k] * x1[k])[None]
         with torch.no_grad():
-            v = sit_forward(predictor_state, 2, x_t, start, label)
+            v = guided(predictor_state, x_t, start, label)
             x_next = x_t + dt[k] * v
-            v_next = sit_forward(predictor_state, 2, x_next, end, label)
-        offset = sit_forward(state, 2, torch.cat([x_next, v], 1), end, label)
+            v_next = guided(predictor_state, x_next, end, label)
+        offset = guided(state, torch.cat([x_next, v], 1), end, label)
         total = total + ((offset + v - v_next) ** 2).mean()
     return total / len(x1)
 
@@ -99,12 +106,13 @@ def test_the_flow_loss_and_its_gradient_equal_a_straight_line_version():
     assert_same_gradients(objective.model, state)
 
 
-def test_the_refiner_loss_and_its_gradient_equal_equation_13():
-    objective, seed = refiner_objective(), 12
+@pytest.mark.parametrize("pairs", [Pairs(), Pairs(0.3, 1.5)])
+def test_the_refiner_loss_and_its_gradient_equal_equation_13(pairs):
+    objective, seed = refiner_objective(pairs), 12
     state = copy_of(objective.model)
     found = objective(batch(), torch.Generator().manual_seed(seed))["loss"]
     expected = straight_line_refiner(
-        state, copy_of(predictor()), *batch(), torch.Generator().manual_seed(seed)
+        state, copy_of(predictor()), *batch(), torch.Generator().manual_seed(seed), pairs
     )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
     found.backward()
@@ -147,7 +155,7 @@ def test_only_the_refiner_is_trained():
 class Watched(torch.nn.Module):
     """A velocity model that keeps what it was asked."""
 
-    null_label = NULL
+    null_label, dtype = NULL, torch.float32
 
     def __init__(self):
         super().__init__()
