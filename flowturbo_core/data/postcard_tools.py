@@ -54,6 +54,12 @@ class Chance:
         return self._random.random() < probability
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless `seed` is a whole number from 0."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; allowed: integers from 0")
+
+
 # Colours ------------------------------------------------------------------------------------
 
 

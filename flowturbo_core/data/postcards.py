@@ -13,9 +13,10 @@ from itertools import product
 from PIL import Image
 
 from flowturbo_core.data.postcard_art import paint
+from flowturbo_core.data.postcard_captions import caption
 from flowturbo_core.data.postcard_landscapes import LANDSCAPES
 from flowturbo_core.data.postcard_subjects import FIGURES
-from flowturbo_core.data.postcard_tools import IMAGE_SIZE, Chance
+from flowturbo_core.data.postcard_tools import IMAGE_SIZE, Chance, check_seed
 
 __all__ = [
     "CLASSES",
@@ -93,7 +94,7 @@ class Scene:
         _check("time", self.time, TIMES)
         _check("weather", self.weather, WEATHERS)
         _check("setting", self.setting, _FITTING[self.subject])
-        _check_seed(self.seed)
+        check_seed(self.seed)
 
     @property
     def label(self) -> int:
@@ -104,11 +105,6 @@ class Scene:
 def _check(name: str, value: object, allowed: tuple) -> None:
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
-
-
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed is {seed!r}; allowed: integers from 0")
 
 
 # Splits -------------------------------------------------------------------------------------
@@ -147,7 +143,7 @@ def sample_scene(seed: int, split: str = "train") -> Scene:
     Raises:
         ValueError: another seed or split.
     """
-    _check_seed(seed)
+    check_seed(seed)
     _check("split", split, SPLITS)
     chance = Chance(seed, stream=0)
     empty = chance.happens(BACKGROUND_SHARE) and split != "held_out"
@@ -169,132 +165,3 @@ def postcard(seed: int, split: str = "train") -> tuple[Image.Image, Scene, str]:
     """Picture (RGB, 128 x 128), scene and caption of that number. Raises as `sample_scene`."""
     scene = sample_scene(seed, split)
     return draw(scene), scene, caption(scene, seed)
-
-
-# Captions -----------------------------------------------------------------------------------
-
-_NOUNS = {
-    "sailboat": ("sailboat", "boat", "sailing boat"),
-    "mountains": ("mountain range", "mountains", "range of mountains"),
-    "city": ("city", "city skyline", "city"),
-    "hot-air balloon": ("hot-air balloon", "balloon"),
-    "ringed planet": ("ringed planet", "planet with a ring", "planet"),
-    "beach umbrella": ("beach umbrella", "parasol", "umbrella"),
-    "windmill": ("windmill", "mill"),
-    "cat": ("cat", "sitting cat"),
-    "house": ("house", "cottage"),
-}
-_SIZE_WORDS = {"large": ("large", "big"), "small": ("small", "little")}
-_TIME_WORDS = {
-    "dawn": ("at dawn", "at daybreak", "at sunrise"),
-    "day": ("by day", "during the day", "in daylight"),
-    "sunset": ("at sunset", "at dusk", "in the evening"),
-    "night": ("at night", "by night"),
-}
-_PERIODS = {"dawn": "morning", "day": "day", "sunset": "evening", "night": "night"}
-_WEATHER_WORDS = {
-    "clear": ("in clear weather", "under a clear sky"),
-    "cloudy": ("under heavy clouds", "under a cloudy sky"),
-    "rainy": ("in the rain", "on a rainy {period}"),
-    "snowy": ("in the snow", "while it snows"),
-}
-_POSITION_WORDS = {
-    "left": ("on the left", "to the left"),
-    "centre": ("in the centre", "in the middle"),
-    "right": ("on the right", "to the right"),
-}
-_PLACES = {  # the landscape as a noun with its article, and the preposition of what stands in it
-    "meadow": ("in", "a meadow"),
-    "hills": ("in", "the hills"),
-    "sea": ("on", "the sea"),
-    "shore": ("on", "a rocky shore"),
-    "lake": ("on", "a lake"),
-    "desert": ("in", "the desert"),
-    "beach": ("on", "a beach"),
-}
-_PREPOSITIONS = {  # where the subject's own relation to the landscape is another
-    "hot-air balloon": "over",
-    "ringed planet": "above",
-    "rocket": "flying over",
-    "fish": "leaping from",
-    "mountains": "behind",
-    "city": "beyond",
-}
-_EMPTY = {
-    "meadow": ("an empty meadow", "a meadow"),
-    "hills": ("empty hills", "rolling hills"),
-    "sea": ("an empty sea", "the open sea"),
-    "shore": ("an empty rocky shore", "a bare rock in the sea"),
-    "lake": ("an empty lake", "a quiet lake"),
-    "desert": ("an empty desert", "a desert with nothing in it"),
-    "beach": ("an empty beach", "a beach"),
-}
-# n is the noun phrase alone, cn with the colour, zn with the size, zcn with both; then p position,
-# l landscape, t time, w weather. Partial captions are more common than full ones.
-_TEMPLATES = (
-    "{zcn} {p}, {t}",
-    "{zcn} {p} {l}, {t}, {w}",
-    "{zcn} {p}, {t}, {w}",
-    "{t}, {zcn} {p}",
-    "{zcn} {l} {t}",
-    "{zcn} {p}",
-    "{zcn}",
-    "{zn} {t}",
-    "{zn} {p}",
-    "{cn} {t}",
-    "{cn} {t}, {w}",
-    "{cn} {l}",
-    "{t}, {cn} {l}, {w}",
-    "{cn}",
-    "{n} {l} {t}",
-    "{n} {t}",
-    "{n} {w}",
-    "{n} {p}",
-    "{n} {l}, {w}",
-    "{n}",
-)
-_EMPTY_TEMPLATES = ("{n}", "{n} {t}", "{n} {t}, {w}", "{n} {w}", "{t}, {n}", "{t}, {n}, {w}")
-_OPENINGS = ("", "", "", "", "a postcard of ", "a picture of ")
-
-
-def caption(scene: Scene, seed: int) -> str:
-    """One of many true descriptions, full or partial, e.g. "a small red boat on the left, at dusk".
-
-    Raises ValueError for a seed that is not a whole number from 0.
-    """
-    _check_seed(seed)
-    chance = Chance(seed, stream=5)
-    empty = scene.subject == BACKGROUND
-    template = chance.pick(_EMPTY_TEMPLATES if empty else _TEMPLATES)
-    opening = "" if template.startswith("{t}") else chance.pick(_OPENINGS)
-    nouns = {"n": chance.pick(_EMPTY[scene.setting])} if empty else _noun_phrases(scene, chance)
-    return opening + template.format(**nouns, **_phrases(scene, chance))
-
-
-def _phrases(scene: Scene, chance: Chance) -> dict[str, str]:
-    """One wording of each attribute that stands beside the noun."""
-    preposition, place = _PLACES[scene.setting]
-    preposition = _PREPOSITIONS.get(scene.subject, preposition)
-    return {
-        "p": chance.pick(_POSITION_WORDS[scene.position]) if scene.position else "",
-        "l": f"{preposition} {place}",
-        "t": chance.pick(_TIME_WORDS[scene.time]),
-        "w": chance.pick(_WEATHER_WORDS[scene.weather]).format(period=_PERIODS[scene.time]),
-    }
-
-
-def _noun_phrases(scene: Scene, chance: Chance) -> dict[str, str]:
-    """The subject with its article, and with each choice of its adjectives."""
-    noun = chance.pick(_NOUNS.get(scene.subject, (scene.subject,)))
-    size, colour = chance.pick(_SIZE_WORDS[scene.size]), scene.colour
-    words = {
-        "n": noun,
-        "cn": f"{colour} {noun}",
-        "zn": f"{size} {noun}",
-        "zcn": f"{size} {colour} {noun}",
-    }
-    return words if noun == "mountains" else {key: _article(text) for key, text in words.items()}
-
-
-def _article(text: str) -> str:
-    return ("an " if text[0] in "aeiou" else "a ") + text

@@ -10,6 +10,7 @@ import pytest
 
 from flowturbo_core.data import postcards
 from flowturbo_core.data.postcard_art import CENTRES, paint
+from flowturbo_core.data.postcard_captions import prompt
 from flowturbo_core.data.postcards import (
     CLASSES,
     COLOURS,
@@ -201,12 +202,33 @@ def test_captions_vary():
     assert min(lengths) < 10 and max(lengths) > 70
 
 
+def test_a_prompt_says_what_it_is_said_to_name_and_nothing_that_is_not_so():
+    says = {**SAYS, "time": {**SAYS["time"], "day": ("day", "daylight", "daytime")}}
+    says["time"]["night"] = ("night", "nighttime")
+    named = Counter()
+    for seed, scene in enumerate(SCENES):
+        made = prompt(scene, seed)
+        words = set(re.findall(r"[a-z-]+", made.text))
+        for attribute, claims in says.items():
+            found = {value for value, synonyms in claims.items() if words & set(synonyms)}
+            assert found == ({getattr(scene, attribute)} if attribute in made.named else set())
+        if scene.subject != "background":
+            noun = NOUNS.get(scene.subject, scene.subject)
+            assert bool(re.search(noun, " ".join(words))) == ("subject" in made.named)
+        named.update(made.named)
+    assert all(named[a] / len(SCENES) > 0.08 for a in (*SAYS, "subject", "setting"))
+    texts = [prompt(SCENES[0], seed).text for seed in range(400)]
+    assert len(set(texts)) > 100
+    assert [prompt(SCENES[0], seed).text for seed in range(400)] == texts
+
+
 # Errors -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "3", None, True])
 def test_a_seed_is_a_whole_number(seed):
-    for call in (sample_scene, postcard, lambda s: caption(SCENES[0], s)):
+    scene = SCENES[0]
+    for call in (sample_scene, postcard, lambda s: caption(scene, s), lambda s: prompt(scene, s)):
         with pytest.raises(ValueError, match=re.escape(repr(seed))):
             call(seed)
 
