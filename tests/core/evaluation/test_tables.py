@@ -16,6 +16,8 @@ def test_another_measurement_is_another_table(tmp_path):
     for file, _ in TABLES.values():
         content = json.loads((BENCHMARKS / file).read_text())
         content["rows"][0]["plan"] = "H9"
+        for pair in content.get("pairs", ()):
+            pair["other"] = pair["other"].replace("H8", "H9")
         (tmp_path / file).write_text(json.dumps(content))
     changed = with_tables((ROOT / "README.md").read_text(), tmp_path)
     assert changed.count("| `H9` |") == len(TABLES) and "time / H9" in changed
