@@ -127,6 +127,8 @@ class Trainable(StrEnum):
     FLOW = "flow"
     REFINER = "refiner"
     EVALUATOR = "evaluator"
+    TEXT_FLOW = "text-flow"
+    TEXT_REFINER = "text-refiner"
 
 
 @app.command()
@@ -142,13 +144,13 @@ def train(
         str, typer.Option(help="Name or folder of the autoencoder (all others).")
     ] = "postcards-autoencoder",
     predictor: Annotated[
-        Path | None, typer.Option(help="Folder of the predictor to refine (refiner).")
+        Path | None, typer.Option(help="Folder of the predictor to refine (refiners).")
     ] = None,
     max_dt: Annotated[
-        float, typer.Option(parser=number, help="Longest step it learns to refine (refiner).")
+        float, typer.Option(parser=number, help="Longest step it learns to refine (refiners).")
     ] = Pairs.max_dt,
     guidance_scale: Annotated[
-        float, typer.Option(parser=number, help="Guidance it learns to refine at (refiner).")
+        float, typer.Option(parser=number, help="Guidance it learns to refine at (refiners).")
     ] = Pairs.guidance_scale,
     seed: Annotated[int, typer.Option(help="Of weights, noise and scenes.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
@@ -185,11 +187,14 @@ def train(
         commands.train_flow(recipe, autoencoder, options)
     elif what is Trainable.EVALUATOR:
         commands.train_evaluator(recipe, autoencoder, options)
+    elif what is Trainable.TEXT_FLOW:
+        commands.train_text_flow(recipe, autoencoder, options)
     elif predictor is None:
-        raise ValueError("train refiner needs --predictor, the folder of the model it refines")
+        raise ValueError(f"train {what} needs --predictor, the folder of the model it refines")
     else:
-        pairs = Pairs(max_dt, guidance_scale)
-        commands.train_refiner(recipe, autoencoder, predictor, options, pairs)
+        is_text = what is Trainable.TEXT_REFINER
+        train_it = commands.train_text_refiner if is_text else commands.train_refiner
+        train_it(recipe, autoencoder, predictor, options, Pairs(max_dt, guidance_scale))
 
 
 class Convertible(StrEnum):

@@ -4,6 +4,7 @@ Every refusal is a ValueError of one sentence with the offending value and what 
 """
 
 import numbers
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from flowturbo_core.plan import SamplePlan
 MAX_GUIDANCE_SCALE = 15
 MAX_SEED = 2**32 - 1
 MAX_IMAGES = 256
+MAX_SIDE = 2048  # pixels
+MAX_PIXELS = 64_000_000  # of all images of one request: what memory holds
+MAX_TEXT = 2000  # characters; tokenizers' windows are far shorter
 
 
 @dataclass(frozen=True)
@@ -62,17 +66,7 @@ class ClassConditionalRequest:
         labels = tuple(class_label(label, class_names) for label in class_labels)
         if not labels:
             raise ValueError("choose at least one class; the list of classes is empty")
-        images = whole_number("num_images", num_images, 1, MAX_IMAGES)
-        if images * len(labels) > MAX_IMAGES:
-            raise ValueError(
-                f"one request makes at most {MAX_IMAGES} images, not {images * len(labels)}"
-            )
-        first = whole_number("seed", seed, 0, MAX_SEED)
-        if first + images * len(labels) - 1 > MAX_SEED:
-            raise ValueError(
-                f"seed must leave room for one seed an image up to {MAX_SEED}; from {first}, "
-                f"{images * len(labels)} images go beyond"
-            )
+        images, first = _images_and_seed(num_images, len(labels), seed)
         return cls(
             labels,
             plan if isinstance(plan, SamplePlan) else SamplePlan.parse(plan),
@@ -80,6 +74,109 @@ class ClassConditionalRequest:
             images,
             first,
         )
+
+
+@dataclass(frozen=True)
+class TextToImageRequest:
+    """Images of prompts.
+
+    Args:
+        prompts: what to show, one text for each group of images.
+        negative_prompt: what guidance leads away from; empty for the usual "no text".
+        plan: how to sample.
+        guidance_scale: strength of classifier-free guidance; 1 is none.
+        num_images: images for each prompt.
+        seed: image k of the request draws its noise from seed + k.
+        height: of each image, in pixels.
+        width: of each image, in pixels.
+    """
+
+    prompts: tuple[str, ...]
+    negative_prompt: str
+    plan: SamplePlan
+    guidance_scale: float
+    num_images: int
+    seed: int
+    height: int
+    width: int
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompt of every image, in order."""
+        return tuple(prompt for prompt in self.prompts for _ in range(self.num_images))
+
+    @classmethod
+    def create(
+        cls,
+        prompt: str | Sequence[str],
+        negative_prompt: str,
+        plan: SamplePlan | str,
+        guidance_scale: float,
+        num_images: int,
+        seed: int,
+        height: int,
+        width: int,
+        multiple: int = 8,
+    ) -> "TextToImageRequest":
+        """Build a request from unchecked values; sides must be multiples of `multiple`."""
+        prompts = (prompt,) if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
+            raise ValueError(f"prompt must be a text, or a list of them, not {brief(prompt)}")
+        prompts = tuple(_text("prompt", text) for text in prompts)
+        if not prompts or not all(prompts):
+            raise ValueError("write a prompt: what should the picture show?")
+        images, first = _images_and_seed(num_images, len(prompts), seed)
+        sides = [
+            _side(name, value, multiple) for name, value in (("height", height), ("width", width))
+        ]
+        if (pixels := sides[0] * sides[1] * images * len(prompts)) > MAX_PIXELS:
+            raise ValueError(
+                f"one request makes at most {MAX_PIXELS // 10**6} million pixels, not "
+                f"{pixels / 1e6:.0f}: ask for smaller or fewer images"
+            )
+        return cls(
+            prompts,
+            _text("negative_prompt", negative_prompt),
+            plan if isinstance(plan, SamplePlan) else SamplePlan.parse(plan),
+            real_number("guidance_scale", guidance_scale, 0, MAX_GUIDANCE_SCALE),
+            images,
+            first,
+            *sides,
+        )
+
+
+def _images_and_seed(num_images: object, groups: int, seed: object) -> tuple[int, int]:
+    """Return the images of each group, and the first seed; there must be one for each image."""
+    images = whole_number("num_images", num_images, 1, MAX_IMAGES)
+    if images * groups > MAX_IMAGES:
+        raise ValueError(f"one request makes at most {MAX_IMAGES} images, not {images * groups}")
+    first = whole_number("seed", seed, 0, MAX_SEED)
+    if first + images * groups - 1 > MAX_SEED:
+        raise ValueError(
+            f"seed must leave room for one seed an image up to {MAX_SEED}; from {first}, "
+            f"{images * groups} images go beyond"
+        )
+    return images, first
+
+
+def _text(name: str, value: object) -> str:
+    """Return a text on one line, without the blanks around it."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text, not {brief(value)}")
+    if len(value) > MAX_TEXT:
+        raise ValueError(f"{name} has {len(value):,} characters; at most {MAX_TEXT:,} are read")
+    # Cc: control characters; Cs: halves of characters, which no file and no model can hold.
+    wrong = [c for c in value if unicodedata.category(c) in ("Cc", "Cs") and not c.isspace()]
+    if wrong:
+        raise ValueError(f"{name} holds the control character {wrong[0]!r}; write text alone")
+    return " ".join(value.split())
+
+
+def _side(name: str, value: object, multiple: int) -> int:
+    side = whole_number(name, value, multiple, MAX_SIDE)
+    if side % multiple:
+        raise ValueError(f"{name} must be a multiple of {multiple}, not {side}")
+    return side
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> int:

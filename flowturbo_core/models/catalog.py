@@ -135,12 +135,14 @@ def model_folder(name_or_path: str | Path) -> Path:
     )
 
 
-def read_index(folder: Path, class_name: str) -> dict[str, Any]:
-    """Return the `model_index.json` of a folder that must describe a pipeline `class_name`."""
+def read_index(folder: Path, *class_names: str) -> dict[str, Any]:
+    """Return the `model_index.json` of a folder, which must describe one of these pipelines."""
     file = folder / "model_index.json"
     index = read_json(file)
-    if index.get("_class_name") != class_name:
-        raise ValueError(f"{file} describes {brief(index.get('_class_name'))}, not a {class_name}")
+    if index.get("_class_name") not in class_names:
+        raise ValueError(
+            f"{file} describes {brief(index.get('_class_name'))}, not a {' or '.join(class_names)}"
+        )
     return index
 
 

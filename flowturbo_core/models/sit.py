@@ -279,6 +279,11 @@ class SiTRefiner(_SiT):
             raise ValueError(f"refiner variant {variant!r} is not one of {REFINER_VARIANTS}")
         self._build(input_channels=2 * in_channels)
 
+    @property
+    def variant(self) -> str:
+        """How a refiner block combines the offsets."""
+        return self.config.variant
+
     def forward(self, x: Tensor, t: Tensor, v: Tensor, class_labels: Tensor) -> Tensor:
         """Return the offset (B, C, H, W) to v (B, C, H, W), for x (B, C, H, W), t () or (B,)."""
         return self._transform(torch.cat([x, v], dim=1), t, class_labels)

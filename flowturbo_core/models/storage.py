@@ -1,6 +1,7 @@
 """Reading and writing models as diffusers folders: safetensors only, every failure a sentence."""
 
 import copy
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,6 +28,9 @@ _RENAMED = {
     ".proj_attn.": ".to_out.0.",
 }
 
+# What a predictor's config says of the autoencoder it was trained on, whatever its class.
+_ORIGIN = ("autoencoder_hash", "latents_mean", "latents_std")
+
 Model = TypeVar("Model", bound=ModelMixin)
 
 
@@ -39,8 +43,18 @@ def save_model(model: ModelMixin, folder: Path, **options: Any) -> None:
 
 
 def save_trained(model: ModelMixin, folder: Path, record: dict[str, Any]) -> None:
-    """Save a model as it ships: float16, in small shards, with the record of its training."""
+    """Save a model as it ships, with the record of its training."""
+    save_to_ship(model, folder)
+    write_record(record, folder)
+
+
+def save_to_ship(model: ModelMixin, folder: Path) -> None:
+    """Save a model in float16, in small shards."""
     save_model(copy.deepcopy(model).half(), folder, max_shard_size=_SHIPPED_SHARD_SIZE)
+
+
+def write_record(record: dict[str, Any], folder: Path) -> None:
+    """Write the record of a model's training beside its weights."""
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -102,8 +116,14 @@ def _without_weights(model_class: type[Model], folder: Path) -> Model:
     config = read_json(file)
     try:
         whole_number("layers_per_block", config.get("layers_per_block", 1), 1, 64)
+        origin = {key: config.pop(key) for key in _ORIGIN if key in config}
+        if origin.keys() <= inspect.signature(model_class.__init__).parameters.keys():
+            config |= origin
+            origin = {}
         with torch.device("meta"):
-            return model_class.from_config(config)
+            model = model_class.from_config(config)
+        model.register_to_config(**origin)
+        return model
     except Exception as error:  # noqa: BLE001 - wrong values fail in every way there is
         raise ValueError(f"{file} describes no {name}: {in_short(error)}") from error
 

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -32,20 +32,15 @@ from flowturbo_core.models.catalog import (
     model_folder,
     read_index,
 )
-from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import load_model, named_class, save_model
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
 from flowturbo_core.sampler import Job, Step, build_steps, sample
 from flowturbo_core.steps import State
+from flowturbo_core.tasks import initial_noise
 from flowturbo_core.timing import Timing, timed
 
-# The classes a model_index.json may name; nothing else is ever imported for one.
-COMPONENT_CLASSES = {
-    "predictor": {c.__name__: c for c in (SiTPredictor,)},
-    "refiner": {c.__name__: c for c in (SiTRefiner,)},
-    "vae": {c.__name__: c for c in (AutoencoderKL, PixelUnshuffleAutoencoderKL)},
-}
+AUTOENCODERS = (AutoencoderKL, PixelUnshuffleAutoencoderKL)
 # Where a model_index.json has a library, this says: a model of that name in the catalogue.
 CATALOGUE = "flowturbo_core.catalogue"
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -101,11 +96,15 @@ class FlowPipeline:
         default_plan: the plan where none is given.
         default_guidance_scale: the guidance scale where none is given.
 
-    Raises ValueError if the autoencoder is not the one the predictor was trained on, or the
-    refiner's latents are not the predictor's.
+    Raises ValueError if the autoencoder is not the one the predictor was trained on.
     """
 
-    # What a model_index.json says beside its parts: what it must say, and what it may.
+    # The classes a model_index.json may name for each part; nothing else is ever imported for
+    # one. All parts but the refiner must be there; others than these are passed over.
+    PART_CLASSES: ClassVar[dict[str, tuple[type, ...]]] = {}
+    # What the index may say that it describes.
+    INDEX_CLASSES: ClassVar[tuple[str, ...]] = ()
+    # What it says beside its parts: what it must say, and what it may.
     REQUIRED_SETTINGS: ClassVar[tuple[str, ...]] = ()
     SETTINGS: ClassVar[tuple[str, ...]] = ("default_plan", "default_guidance_scale")
 
@@ -125,7 +124,13 @@ class FlowPipeline:
         self._warmed_up: set[Any] = set()
         self._steps: dict[Any, dict[str, Step]] = {}
         self._is_compiled = False
-        _check_parts(predictor, vae, refiner)
+        _check_autoencoder(predictor, vae)
+
+    def parts(self) -> dict[str, Any]:
+        """Return what a folder of this model holds, by the name it has there."""
+        return {
+            name: part for name in self.PART_CLASSES if (part := getattr(self, name)) is not None
+        }
 
     @property
     def device(self) -> torch.device:
@@ -147,11 +152,11 @@ class FlowPipeline:
             device, dtype = None, device
         device = None if device is None else resolve_device(str(device))
         dtype = None if dtype is None else _number_format(dtype)
-        for model in (self.predictor, self.vae, self.refiner):
-            if model is not None:
+        for part in self.parts().values():
+            if isinstance(part, torch.nn.Module):
                 # nn.Module's own: diffusers' warns of modules to keep in float32, of which
                 # these models have none.
-                torch.nn.Module.to(model, device=device, dtype=dtype)
+                torch.nn.Module.to(part, device=device, dtype=dtype)
         self._warmed_up.clear()
         self._steps.clear()
         return self
@@ -181,6 +186,25 @@ class FlowPipeline:
         """Return the form of guidance that this model uses at `guidance_scale`."""
         config = self.predictor.config
         return choose_guidance(guidance_scale, config.get("guided_channels"), config.in_channels)
+
+    def noise(
+        self,
+        shape: tuple[int, int, int],
+        seeds: Sequence[int],
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """Return the noise (B, *shape) of B images: `latents`, the generator's, or the seeds'."""
+        if latents is not None:
+            noise = _given_noise(latents, (len(seeds), *shape))
+        elif generator is not None:
+            if not isinstance(generator, torch.Generator):
+                raise ValueError(f"generator must be a torch.Generator, not {brief(generator)}")
+            size = (len(seeds), *shape)
+            noise = torch.randn(size, generator=generator, device=generator.device)
+        else:
+            noise = initial_noise(shape, seeds)
+        return noise.to(self.device)
 
     def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
         """Decode latents (B, C, h, w) to pictures, or to `np` or `pt` images in [0, 1].
@@ -240,7 +264,7 @@ class FlowPipeline:
             self._steps[kind] = build_steps(
                 GuidedPredictor(self.predictor, guidance),
                 None if self.refiner is None else GuidedRefiner(self.refiner, guidance),
-                "consistent" if self.refiner is None else self.refiner.config.variant,
+                "consistent" if self.refiner is None else self.refiner.variant,
                 self._is_compiled,
             )
         return self._steps[kind]
@@ -267,6 +291,16 @@ class FlowPipeline:
         return Output(images, latents, Timing(len(latents), block_ms, decode_ms))
 
     @classmethod
+    def load_part(cls, part_class: type, folder: Path) -> Any:
+        """Load a part, in float32. Raises ValueError, naming the folder, if it is broken."""
+        return load_model(part_class, folder)
+
+    @classmethod
+    def save_part(cls, part: Any, folder: Path) -> None:
+        """Write a part so that `load_part` finds it."""
+        save_model(part, folder)
+
+    @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | Path,
@@ -281,15 +315,15 @@ class FlowPipeline:
         if not isinstance(name_or_path, str | Path):
             raise ValueError(f"a model is a name or a folder's path, not {brief(name_or_path)}")
         folder = model_folder(name_or_path)
-        index = read_index(folder, cls.__name__)
-        parts = {
-            name: _load_component(folder, name, value)
-            for name, value in index.items()
-            if name in COMPONENT_CLASSES
-        }
-        for name in ("predictor", "vae"):
-            if name not in parts:
+        index = read_index(folder, *cls.INDEX_CLASSES)
+        for name in cls.PART_CLASSES:
+            if name not in index and name != "refiner":
                 raise ValueError(f"{folder / 'model_index.json'} names no {name}")
+        parts = {
+            name: cls.load_part(*_find_part(folder, name, index[name], allowed))
+            for name, allowed in cls.PART_CLASSES.items()
+            if name in index
+        }
         for name in cls.REQUIRED_SETTINGS:
             if name not in index:
                 raise ValueError(f"{folder / 'model_index.json'} has no {name}")
@@ -310,17 +344,24 @@ class FlowPipeline:
             "_class_name": type(self).__name__,
             "_diffusers_version": diffusers.__version__,
         }
-        for name in ("predictor", "refiner", "vae"):
-            model = getattr(self, name)
-            if model is not None:
-                save_model(model, folder / name)
-                index[name] = [type(model).__module__, type(model).__name__]
+        for name, part in self.parts().items():
+            self.save_part(part, folder / name)
+            # A library's own class is named as diffusers does, ours by its module.
+            module = type(part).__module__
+            library = module.partition(".")[0]
+            index[name] = [
+                library if library in ("diffusers", "transformers") else module,
+                type(part).__name__,
+            ]
         settings = (*self.REQUIRED_SETTINGS, *self.SETTINGS)
         index |= {name: getattr(self, name) for name in settings}
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _load_component(folder: Path, name: str, entry: object) -> ModelMixin:
+def _find_part(
+    folder: Path, name: str, entry: object, allowed: tuple[type, ...]
+) -> tuple[type, Path]:
+    """Return the class of a part, one of `allowed`, and the folder it is in."""
     is_pair = isinstance(entry, list) and len(entry) == 2
     if not is_pair or not all(isinstance(part, str) for part in entry):
         raise ValueError(f"{folder}: {name} must be [library, class], not {brief(entry)}")
@@ -333,13 +374,13 @@ def _load_component(folder: Path, name: str, entry: object) -> ModelMixin:
         class_name = named_class(folder)
     else:
         folder, class_name = folder / name, entry[-1]
-    allowed = COMPONENT_CLASSES[name]
-    if class_name not in allowed:
+    by_name = {c.__name__: c for c in allowed}
+    if class_name not in by_name:
         raise ValueError(
             f"{folder}: class {brief(class_name)} is not allowed as {name}; allowed are "
-            f"{', '.join(allowed)}"
+            f"{', '.join(by_name)}"
         )
-    return load_model(allowed[class_name], folder)
+    return by_name[class_name], folder
 
 
 def _check_output_type(output_type: object) -> None:
@@ -357,7 +398,7 @@ def _number_format(dtype: object) -> torch.dtype:
     return dtype
 
 
-def _check_parts(predictor: ModelMixin, vae: AutoencoderKL, refiner: ModelMixin | None) -> None:
+def _check_autoencoder(predictor: ModelMixin, vae: AutoencoderKL) -> None:
     config = predictor.config
     if config.in_channels != vae.config.latent_channels:
         raise ValueError(
@@ -379,9 +420,18 @@ def _check_parts(predictor: ModelMixin, vae: AutoencoderKL, refiner: ModelMixin 
                 f"the predictor was trained on an autoencoder with {name} {recorded}, and this "
                 f"has {found.flatten().tolist()}"
             )
-    for name in ("in_channels", "sample_size", "num_classes"):
-        if refiner is not None and refiner.config.get(name) != config.get(name):
-            raise ValueError(
-                f"the refiner's {name} is {refiner.config.get(name)}, the predictor's "
-                f"{config.get(name)}"
-            )
+
+
+def _given_noise(latents: object, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(latents, Tensor):
+        raise ValueError(f"latents must be a torch tensor, not a {type(latents).__name__}")
+    if tuple(latents.shape) != shape:
+        raise ValueError(f"latents must have the shape {shape}, not {tuple(latents.shape)}")
+    if latents.is_complex():
+        raise ValueError(f"latents must be real numbers, not {latents.dtype} (complex)")
+    if latents.layout != torch.strided or latents.is_meta:
+        raise ValueError("latents must be a dense tensor with values; these are sparse or meta")
+    noise = latents.float()
+    if not torch.isfinite(noise).all():
+        raise ValueError("latents must be finite in float32; these hold NaN or infinity")
+    return noise

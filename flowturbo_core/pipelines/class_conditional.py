@@ -9,11 +9,11 @@ from torch import Tensor
 
 from flowturbo_core.models.catalog import DEFAULT_GUIDANCE_SCALE, DEFAULT_PLAN
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.pipelines.base import FlowPipeline, Output, Progress
+from flowturbo_core.pipelines.base import AUTOENCODERS, FlowPipeline, Output, Progress
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import ClassConditionalRequest, brief, check_class_names
+from flowturbo_core.requests import ClassConditionalRequest, check_class_names
 from flowturbo_core.sampler import Job
-from flowturbo_core.tasks import generate, initial_noise
+from flowturbo_core.tasks import generate
 
 
 class ClassConditionalPipeline(FlowPipeline):
@@ -35,6 +35,12 @@ class ClassConditionalPipeline(FlowPipeline):
     Raises ValueError if the parts do not belong together.
     """
 
+    PART_CLASSES: ClassVar = {
+        "predictor": (SiTPredictor,),
+        "refiner": (SiTRefiner,),
+        "vae": AUTOENCODERS,
+    }
+    INDEX_CLASSES: ClassVar = ("ClassConditionalPipeline",)
     REQUIRED_SETTINGS: ClassVar = ("class_names",)
 
     def __init__(
@@ -47,6 +53,12 @@ class ClassConditionalPipeline(FlowPipeline):
         default_guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
     ):
         super().__init__(predictor, vae, refiner, default_plan, default_guidance_scale)
+        for name in ("in_channels", "sample_size", "num_classes"):
+            if refiner is not None and refiner.config.get(name) != predictor.config.get(name):
+                raise ValueError(
+                    f"the refiner's {name} is {refiner.config.get(name)}, the predictor's "
+                    f"{predictor.config.get(name)}"
+                )
         check_class_names(class_names)
         self.class_names = list(class_names)
         if len(self.class_names) != predictor.config.num_classes:
@@ -81,23 +93,14 @@ class ClassConditionalPipeline(FlowPipeline):
     ) -> Job:
         """Return the job of a request; its noise from `latents`, `generator`, or the seed."""
         labels = request.labels
-        shape = (len(labels), *self.latent_shape)
-        if latents is not None:
-            noise = _given_noise(latents, shape)
-        elif generator is not None:
-            if not isinstance(generator, torch.Generator):
-                raise ValueError(f"generator must be a torch.Generator, not {brief(generator)}")
-            noise = torch.randn(shape, generator=generator, device=generator.device)
-        else:
-            noise = initial_noise(
-                self.latent_shape, range(request.seed, request.seed + len(labels))
-            )
+        seeds = range(request.seed, request.seed + len(labels))
+        noise = self.noise(self.latent_shape, seeds, generator, latents)
         class_labels = torch.tensor(labels, device=self.device)
         null_labels = torch.full_like(class_labels, self.predictor.null_label)
         # As a float32, which is what the loop is given and chooses its guidance by.
         guidance_scale = float(torch.tensor(request.guidance_scale, dtype=torch.float32))
         condition = self.guidance(guidance_scale).pair(class_labels, null_labels)
-        return generate(noise.to(self.device), condition, guidance_scale)
+        return generate(noise, condition, guidance_scale)
 
     def stream(
         self,
@@ -141,18 +144,3 @@ class ClassConditionalPipeline(FlowPipeline):
         """
         request = self.request(class_labels, plan, guidance_scale, num_images, seed)
         return self.finish(self.job(request, generator, latents), request.plan, output_type)
-
-
-def _given_noise(latents: object, shape: tuple[int, ...]) -> Tensor:
-    if not isinstance(latents, Tensor):
-        raise ValueError(f"latents must be a torch tensor, not a {type(latents).__name__}")
-    if tuple(latents.shape) != shape:
-        raise ValueError(f"latents must have the shape {shape}, not {tuple(latents.shape)}")
-    if latents.is_complex():
-        raise ValueError(f"latents must be real numbers, not {latents.dtype} (complex)")
-    if latents.layout != torch.strided or latents.is_meta:
-        raise ValueError("latents must be a dense tensor with values; these are sparse or meta")
-    noise = latents.float()
-    if not torch.isfinite(noise).all():
-        raise ValueError("latents must be finite in float32; these hold NaN or infinity")
-    return noise

@@ -1,12 +1,13 @@
-"""What `train autoencoder|flow|refiner|evaluator` do: a recipe's parts, put together and run."""
+"""What `train` does for each part: a recipe's models and data, put together and run."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.data import TensorDataset
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.data.scenes import SHEET_SEED, cached_latents
@@ -20,7 +21,9 @@ from flowturbo_core.models.catalog import model_folder
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import Model, load_model, read_record
+from flowturbo_core.models.text_encoder import load_text_encoder, load_tokenizer
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.requests import whole_number
 from flowturbo_core.training.autoencoder import AutoencoderObjective
 from flowturbo_core.training.evaluator import EvaluatorObjective
@@ -28,10 +31,18 @@ from flowturbo_core.training.flow import FlowObjective
 from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, check_run, fit
 from flowturbo_core.training.recipes import get_recipe
 from flowturbo_core.training.refiner import Pairs, RefinerObjective
+from flowturbo_core.training.text import (
+    TextFlowObjective,
+    TextRefinerObjective,
+    prompts,
+    train_tokenizer,
+    with_prompts,
+)
 
 # Every run has its own stretch of the endless scenes, so that a later run, with another seed,
 # continues on scenes the model has never seen.
 SCENES_PER_SEED = 10_000_000
+_TOKENIZED_SCENES = 20_000  # whose prompts hold every word many times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +79,7 @@ def train_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[
     recipe = get_recipe(recipe_name)
     _check(options, recipe.predictor_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
-    mean, std = (s.flatten().tolist() for s in latent_statistics(vae))
-    config = recipe.predictor | {
-        "num_classes": len(CLASSES),
-        "latents_mean": mean,
-        "latents_std": std,
-        "autoencoder_hash": autoencoder_hash(vae),
-    }
+    config = recipe.predictor | {"num_classes": len(CLASSES)} | _origin(vae)
     model = _start(SiTPredictor, config, options)
     ClassConditionalPipeline(model, vae, CLASSES)  # refuses another autoencoder's predictor
     data = _latents(vae, recipe.num_latents, options)
@@ -100,6 +105,61 @@ def train_refiner(
     return _run(objective, recipe.refiner_training, options)
 
 
+def train_text_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[str, Any]:
+    """Train the recipe's UNet and text encoder on the latents of `autoencoder`, and prompts."""
+    recipe = get_recipe(recipe_name)
+    _check(options, recipe.text_training)
+    vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
+    torch.manual_seed(options.seed)
+    if options.init is None:
+        length = recipe.text_encoder["max_position_embeddings"]
+        # Always of the same scenes, so that every run of a recipe has the same tokens.
+        tokenizer = train_tokenizer(prompts(0, _TOKENIZED_SCENES), length)
+        config = CLIPTextConfig(
+            **recipe.text_encoder,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        unet = UNet2DConditionModel(**recipe.unet)
+        unet.register_to_config(**_origin(vae))
+        pipeline = TextToImagePipeline(unet, vae, CLIPTextModel(config), tokenizer)
+    else:
+        pipeline = _text_pipeline(options.init, vae)
+    data = _latents(vae, recipe.num_latents, options)
+    data = with_prompts(data, options.seed * SCENES_PER_SEED, pipeline.tokenizer)
+    return _run(TextFlowObjective(pipeline, data), recipe.text_training, options)
+
+
+def train_text_refiner(
+    recipe_name: str, autoencoder: str, predictor: Path, options: RunOptions, pairs: Pairs
+) -> dict[str, Any]:
+    """Train the recipe's refiner for `predictor`, the folder of a trained UNet and its texts."""
+    recipe = get_recipe(recipe_name)
+    _check(options, recipe.text_refiner_training)
+    vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
+    refiner = _start(UNet2DConditionModel, recipe.text_refiner, options)
+    pipeline = _text_pipeline(predictor, vae, refiner)
+    data = _latents(vae, recipe.num_latents, options)
+    data = with_prompts(data, options.seed * SCENES_PER_SEED, pipeline.tokenizer)
+    objective = TextRefinerObjective(pipeline, data, pairs)
+    return _run(objective, recipe.text_refiner_training, options)
+
+
+def _text_pipeline(
+    folder: Path, vae: AutoencoderKL, refiner: UNet2DConditionModel | None = None
+) -> TextToImagePipeline:
+    """Return the trained parts in `folder`, around `vae`; refuses parts that do not fit."""
+    return TextToImagePipeline(
+        load_model(UNet2DConditionModel, folder / "unet"),
+        vae,
+        load_text_encoder(folder / "text_encoder"),
+        load_tokenizer(folder / "tokenizer"),
+        refiner,
+    )
+
+
 def train_evaluator(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[str, Any]:
     """Train the recipe's evaluator on scenes, half of them through `autoencoder`."""
     recipe = get_recipe(recipe_name)
@@ -109,6 +169,12 @@ def train_evaluator(recipe_name: str, autoencoder: str, options: RunOptions) -> 
     vae = vae.to(resolve_device(options.device))
     objective = EvaluatorObjective(model, vae, options.seed * SCENES_PER_SEED)
     return _run(objective, recipe.evaluator_training, options, options.workers)
+
+
+def _origin(vae: AutoencoderKL) -> dict[str, Any]:
+    """Return what a predictor's config says of the autoencoder whose latents it is trained on."""
+    mean, std = (s.flatten().tolist() for s in latent_statistics(vae))
+    return {"latents_mean": mean, "latents_std": std, "autoencoder_hash": autoencoder_hash(vae)}
 
 
 def _start(model_class: type[Model], config: dict[str, Any], options: RunOptions) -> Model:

@@ -15,15 +15,36 @@ from flowturbo_core.models.storage import save_trained
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.training.loop import Objective
 
-LABEL_DROPOUT = 0.1
+CONDITION_DROPOUT = 0.1
 
 
-class FlowObjective(Objective):
+class FlowMatching(Objective):
     """Minimise E || v(x_t, t) - (x_1 - x_0) ||^2, x_t = (1 - t) x_0 + t x_1 (2209.03003, eq. 1).
 
     t is drawn from a logit-normal (Esser et al., 2403.03206, section 3.1), which spends more on
-    the middle of the path; labels are dropped with probability 0.1 for guidance.
+    the middle of the path. Subclasses say what a velocity is conditioned on.
     """
+
+    def predictor(self) -> nn.Module:
+        """Return the velocity model, `predictor(x, t, condition) -> v`."""
+        raise NotImplementedError  # pragma: no cover
+
+    def condition(self, given: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the condition of examples, some of them dropped for guidance."""
+        raise NotImplementedError  # pragma: no cover
+
+    def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the loss of a batch: latents (B, C, h, w), and what goes with each."""
+        x1 = batch[0].float()
+        t = torch.sigmoid(randn_of((len(x1),), x1, generator))
+        x0 = randn_of(x1.shape, x1, generator)
+        condition = self.condition(batch[1], generator)
+        velocity = self.predictor()(torch.lerp(x0, x1, expand(t)), t, condition)
+        return {"loss": (velocity.float() - (x1 - x0)).square().mean()}
+
+
+class FlowObjective(FlowMatching):
+    """Flow matching on classes: labels are dropped with probability 0.1."""
 
     def __init__(self, model: SiTPredictor, data: TensorDataset, vae: AutoencoderKL, classes: list):
         super().__init__()
@@ -35,14 +56,13 @@ class FlowObjective(Objective):
         """Return the predictor."""
         return [self.model]
 
-    def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the loss of a batch: latents (B, C, h, w) and labels (B,)."""
-        x1, labels = batch[0].float(), batch[1]
-        t = torch.sigmoid(randn_of((len(x1),), x1, generator))
-        x0 = randn_of(x1.shape, x1, generator)
-        labels = drop_labels(labels, self.model.null_label, generator)
-        velocity = self.model(torch.lerp(x0, x1, expand(t)), t, labels)
-        return {"loss": (velocity.float() - (x1 - x0)).square().mean()}
+    def predictor(self) -> nn.Module:
+        """Return what is trained."""
+        return self.model
+
+    def condition(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return labels (B,), some of them "no class"."""
+        return drop_labels(labels, self.model.null_label, generator)
 
     def sheet(self) -> Image.Image:
         """Return three samples of each class, H8 at guidance 1.5, always from the same noise."""
@@ -58,8 +78,12 @@ class FlowObjective(Objective):
 
 def drop_labels(labels: Tensor, null_label: int, generator: torch.Generator) -> Tensor:
     """Replace each label by "no class" with probability 0.1."""
-    dropped = torch.rand(labels.shape, generator=generator, device=labels.device) < LABEL_DROPOUT
-    return labels.masked_fill(dropped, null_label)
+    return labels.masked_fill(dropped(labels, generator), null_label)
+
+
+def dropped(given: Tensor, generator: torch.Generator) -> Tensor:
+    """Return which (B,) of B examples lose their condition: each with probability 0.1."""
+    return torch.rand(len(given), generator=generator, device=given.device) < CONDITION_DROPOUT
 
 
 def randn_of(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:

@@ -18,6 +18,11 @@ class Recipe:
     refiner_training: Hyperparameters
     evaluator: dict[str, Any]
     evaluator_training: Hyperparameters
+    unet: dict[str, Any]
+    text_encoder: dict[str, Any]
+    text_training: Hyperparameters
+    text_refiner: dict[str, Any]
+    text_refiner_training: Hyperparameters
     num_latents: int  # scenes whose latents are cached for the predictor and the refiner
 
 
@@ -29,6 +34,24 @@ _POSTCARDS_SIT = {
     "num_heads": 3,
     "time_scale": 1000.0,
     "learn_sigma": False,
+}
+
+# Attention where the map is 8 a side: at 16, it would take as long again. The text also reaches
+# every layer, pooled and added to the time embedding.
+_POSTCARDS_UNET = {
+    "sample_size": 16,
+    "in_channels": 8,
+    "out_channels": 8,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (96, 144),
+    "layers_per_block": 1,
+    "attention_head_dim": (3, 4),  # the number of heads, as Stable Diffusion 1.5 has it
+    "norm_num_groups": 16,
+    "cross_attention_dim": 128,
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 4,
 }
 
 RECIPES = {
@@ -61,6 +84,31 @@ RECIPES = {
         evaluator={},
         evaluator_training=Hyperparameters(
             batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.6, ema_decay=0.995
+        ),
+        unet=_POSTCARDS_UNET,
+        text_encoder={
+            "hidden_size": 128,
+            "intermediate_size": 512,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 32,
+            "projection_dim": 128,
+        },
+        text_training=Hyperparameters(
+            batch_size=64, learning_rate=1e-3, warmup_steps=300, ema_decay=0.9995
+        ),
+        # One level, no attention: the text reaches it pooled.
+        text_refiner=_POSTCARDS_UNET
+        | {
+            "in_channels": 16,
+            "down_block_types": ("DownBlock2D",),
+            "mid_block_type": None,
+            "up_block_types": ("UpBlock2D",),
+            "block_out_channels": (48,),
+            "attention_head_dim": (3,),
+        },
+        text_refiner_training=Hyperparameters(
+            batch_size=64, learning_rate=1e-3, warmup_steps=200, ema_decay=0.9995
         ),
         num_latents=50_000,
     )

@@ -37,14 +37,63 @@ class Pairs:
         real_number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE_SCALE)
 
 
-class RefinerObjective(Objective):
+class RefinerMatching(Objective):
     """Minimise E || r(x', t + dt, v) + v - v(x', t + dt) ||^2 (FlowTurbo, 2409.18128, eq. 13).
 
     v = v(x_t, t) by the frozen predictor, x' = x_t + dt v, dt uniform in (0, max_dt] and
     t uniform in [0, 1 - dt], both drawn for each sample; the condition is dropped with
-    probability 0.1, the same for predictor and refiner. At a `guidance_scale` other than 1 both
-    are guided, as in sampling, where a refiner is given guided velocities.
+    probability 0.1, the same for predictor and refiner. At a guidance scale other than 1 both
+    are guided, as in sampling, where a refiner is given guided velocities. Subclasses say what
+    a velocity is conditioned on.
     """
+
+    pairs: Pairs
+
+    def predictor(self) -> nn.Module:
+        """Return the frozen velocity model, `predictor(x, t, condition) -> v`."""
+        raise NotImplementedError  # pragma: no cover
+
+    def conditions(self, given: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the condition of examples, some of them dropped, and the null one of each."""
+        raise NotImplementedError  # pragma: no cover
+
+    def settings(self) -> dict[str, Any]:
+        """Return which pairs it is trained on."""
+        return asdict(self.pairs)
+
+    def heavy_parts(self) -> list[nn.Module]:
+        """Return refiner and predictor."""
+        return [self.model, self.predictor()]
+
+    def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the losses of a batch: latents (B, C, h, w), and what goes with each.
+
+        `unrefined` is what the loss would be without a refiner, which carries v on as it is.
+        """
+        x1 = batch[0].float()
+        guidance = choose_guidance(self.pairs.guidance_scale, None, x1.shape[1])
+        predictor = GuidedPredictor(self.predictor().to(x1.device), guidance)
+        refiner = GuidedRefiner(self.model, guidance)
+        scale = torch.tensor(self.pairs.guidance_scale, device=x1.device)
+        with torch.no_grad():
+            condition = guidance.pair(*self.conditions(batch[1], generator))
+            # 1 - u lies in (0, 1]: no step of length zero.
+            dt = self.pairs.max_dt * (1 - uniform(x1, generator))
+            t = uniform(x1, generator) * (1 - dt)
+            x_t = torch.lerp(randn_of(x1.shape, x1, generator), x1, expand(t))
+            v = predictor(x_t, guidance.pair(t, t), condition, scale)
+            x_next, t_next = x_t + expand(dt) * v, guidance.pair(t + dt, t + dt)
+            target = predictor(x_next, t_next, condition, scale) - v
+        offset = refiner(x_next, t_next, v, condition, scale)
+        return {"loss": (offset - target).square().mean(), "unrefined": target.square().mean()}
+
+    def export(self, folder: Path, record: dict[str, Any]) -> None:
+        """Save the refiner."""
+        save_trained(self.model, folder, record)
+
+
+class RefinerObjective(RefinerMatching):
+    """The refiner of a class-conditional predictor."""
 
     def __init__(
         self,
@@ -56,41 +105,18 @@ class RefinerObjective(Objective):
         pairs: Pairs = Pairs(),  # noqa: B008 - frozen
     ):
         super().__init__()
-        self.pairs = pairs
-        self.model, self.data, self.classes = model, data, classes
+        self.model, self.data, self.classes, self.pairs = model, data, classes, pairs
         # In a tuple, so that they are not submodules: they are neither trained nor saved.
         self.frozen = (predictor.eval().requires_grad_(False), vae)
 
-    def heavy_parts(self) -> list[nn.Module]:
-        """Return refiner and predictor."""
-        return [self.model, self.frozen[0]]
+    def predictor(self) -> nn.Module:
+        """Return the predictor."""
+        return self.frozen[0]
 
-    def settings(self) -> dict[str, Any]:
-        """Return which pairs it is trained on."""
-        return asdict(self.pairs)
-
-    def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the losses of a batch: latents (B, C, h, w) and labels (B,).
-
-        `unrefined` is what the loss would be without a refiner, which carries v on as it is.
-        """
-        x1, labels = batch[0].float(), batch[1]
-        guidance = choose_guidance(self.pairs.guidance_scale, None, x1.shape[1])
-        predictor = GuidedPredictor(self.frozen[0].to(x1.device), guidance)
-        refiner = GuidedRefiner(self.model, guidance)
-        scale = torch.tensor(self.pairs.guidance_scale, device=x1.device)
-        labels = drop_labels(labels, self.model.null_label, generator)
-        condition = guidance.pair(labels, torch.full_like(labels, self.model.null_label))
-        with torch.no_grad():
-            # 1 - u lies in (0, 1]: no step of length zero.
-            dt = self.pairs.max_dt * (1 - uniform(x1, generator))
-            t = uniform(x1, generator) * (1 - dt)
-            x_t = torch.lerp(randn_of(x1.shape, x1, generator), x1, expand(t))
-            v = predictor(x_t, guidance.pair(t, t), condition, scale)
-            x_next, t_next = x_t + expand(dt) * v, guidance.pair(t + dt, t + dt)
-            target = predictor(x_next, t_next, condition, scale) - v
-        offset = refiner(x_next, t_next, v, condition, scale)
-        return {"loss": (offset - target).square().mean(), "unrefined": target.square().mean()}
+    def conditions(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return labels (B,), some of them "no class", and "no class" as often."""
+        null_label = self.model.null_label
+        return drop_labels(labels, null_label, generator), torch.full_like(labels, null_label)
 
     def sheet(self) -> Image.Image:
         """Return two rows of samples from the same noise: H8 above H1P5R3."""
@@ -103,10 +129,6 @@ class RefinerObjective(Objective):
             for picture in pipeline(labels, plan=plan, guidance_scale=1.5, seed=0).images
         ]
         return contact_sheet(pictures, columns=len(labels))
-
-    def export(self, folder: Path, record: dict[str, Any]) -> None:
-        """Save the refiner."""
-        save_trained(self.model, folder, record)
 
 
 def uniform(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,278 @@
+"""Images of a text: a UNet, perhaps its refiner, an autoencoder, and a text encoder."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from flowturbo_core.models.autoencoder import downsampling_factor
+from flowturbo_core.models.catalog import DEFAULT_GUIDANCE_SCALE, DEFAULT_PLAN
+from flowturbo_core.models.sit import REFINER_VARIANTS
+from flowturbo_core.models.text_encoder import (
+    cut_off,
+    embed,
+    load_text_encoder,
+    load_tokenizer,
+    save_text_encoder,
+    save_tokenizer,
+    tokens_of,
+    window,
+)
+from flowturbo_core.models.unet import UNetPredictor, UNetRefiner
+from flowturbo_core.pipelines.base import AUTOENCODERS, FlowPipeline, Output, Progress
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.requests import TextToImageRequest, brief
+from flowturbo_core.sampler import Job
+from flowturbo_core.tasks import generate
+
+
+class TextToImagePipeline(FlowPipeline):
+    """Text-to-image generation with FlowTurbo, by a rectified flow in Stable Diffusion's layout.
+
+    ```python
+    pipeline = TextToImagePipeline.from_pretrained("postcards-t2i")
+    pipeline("a red sailboat at sunset", plan="H1P6R3", seed=0).images[0].save("sailboat.png")
+    ```
+
+    Loads folders whose index says RectifiedFlowPipeline, as InstaFlow's do (Liu et al.,
+    2309.06380), or StableDiffusionPipeline, if their UNet predicts a velocity; what else such a
+    folder has, a scheduler or a safety checker, is passed over.
+
+    Args:
+        unet: the velocity model.
+        vae: the autoencoder of its latents.
+        text_encoder: what turns tokens into the UNet's condition.
+        tokenizer: what turns texts into tokens.
+        refiner: the light UNet that R blocks need.
+        default_plan: the plan where none is given.
+        default_guidance_scale: the guidance scale where none is given.
+        refiner_variant: how a refiner block combines the offsets, `consistent` or `released`.
+
+    Raises ValueError if the parts do not belong together.
+    """
+
+    PART_CLASSES: ClassVar = {
+        "unet": (UNet2DConditionModel,),
+        "refiner": (UNet2DConditionModel,),
+        "vae": AUTOENCODERS,
+        "text_encoder": (CLIPTextModel,),
+        "tokenizer": (CLIPTokenizer,),
+    }
+    INDEX_CLASSES: ClassVar = (
+        "TextToImagePipeline",
+        "RectifiedFlowPipeline",
+        "StableDiffusionPipeline",
+    )
+    SETTINGS: ClassVar = (*FlowPipeline.SETTINGS, "refiner_variant")
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        refiner: UNet2DConditionModel | None = None,
+        default_plan: str = DEFAULT_PLAN,
+        default_guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
+        refiner_variant: str = "consistent",
+    ):
+        if refiner_variant not in REFINER_VARIANTS:
+            raise ValueError(
+                f"refiner_variant {brief(refiner_variant)} is not one of {REFINER_VARIANTS}"
+            )
+        super().__init__(
+            UNetPredictor(unet),
+            vae,
+            None if refiner is None else UNetRefiner(refiner, refiner_variant),
+            default_plan,
+            default_guidance_scale,
+        )
+        self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
+        self.refiner_variant = refiner_variant
+        _check_parts(unet, text_encoder, tokenizer, refiner)
+
+    def parts(self) -> dict[str, Any]:
+        """Return what a folder of this model holds, by the name it has there."""
+        parts = super().parts()
+        return parts | {"refiner": self.refiner.unet} if "refiner" in parts else parts
+
+    @classmethod
+    def load_part(cls, part_class: type, folder: Path) -> Any:
+        """Load a part, in float32. Raises ValueError, naming the folder, if it is broken."""
+        if part_class is CLIPTextModel:
+            return load_text_encoder(folder)
+        if part_class is CLIPTokenizer:
+            return load_tokenizer(folder)
+        return super().load_part(part_class, folder)
+
+    @classmethod
+    def save_part(cls, part: Any, folder: Path) -> None:
+        """Write a part so that `load_part` finds it."""
+        if isinstance(part, CLIPTokenizer):
+            save_tokenizer(part, folder)
+        elif isinstance(part, CLIPTextModel):
+            save_text_encoder(part, folder)
+        else:
+            super().save_part(part, folder)
+
+    @property
+    def window(self) -> int:
+        """How many tokens of a prompt are read, its start and end included."""
+        return window(self.tokenizer, self.text_encoder)
+
+    def request(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str = "",
+        plan: SamplePlan | str | None = None,
+        guidance_scale: float | None = None,
+        num_images: int = 1,
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> TextToImageRequest:
+        """Validate what a person asked for; None takes the model's default."""
+        factor = downsampling_factor(self.vae)
+        side = self.latent_shape[-1] * factor
+        return TextToImageRequest.create(
+            prompt,
+            negative_prompt,
+            self.default_plan if plan is None else plan,
+            self.default_guidance_scale if guidance_scale is None else guidance_scale,
+            num_images,
+            seed,
+            side if height is None else height,
+            side if width is None else width,
+            factor,
+        )
+
+    def warnings(self, request: TextToImageRequest) -> list[str]:
+        """Return what a person should know: of each text, the end that is not read."""
+        texts = dict.fromkeys((*request.prompts, request.negative_prompt))
+        cut = ((text, cut_off(text, self.tokenizer, self.window)) for text in texts)
+        return [
+            f"only the first {self.window - 2} tokens of a text are read; left out: {end!r}"
+            for _, end in cut
+            if end
+        ]
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings (B, tokens, width) of texts, each different one embedded once."""
+        different = list(dict.fromkeys(texts))
+        tokens = tokens_of(different, self.tokenizer, self.window)
+        rows = [different.index(text) for text in texts]
+        return embed(self.text_encoder, tokens)[rows]
+
+    def job(
+        self,
+        request: TextToImageRequest,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+    ) -> Job:
+        """Return the job of a request; its noise from `latents`, `generator`, or the seed."""
+        factor, texts = downsampling_factor(self.vae), request.texts
+        shape = (self.latent_shape[0], request.height // factor, request.width // factor)
+        seeds = range(request.seed, request.seed + len(texts))
+        noise = self.noise(shape, seeds, generator, latents)
+        # As a float32, which is what the loop is given and chooses its guidance by.
+        guidance_scale = float(torch.tensor(request.guidance_scale, dtype=torch.float32))
+        null = self.embed([request.negative_prompt] * len(texts))
+        condition = self.guidance(guidance_scale).pair(self.embed(texts), null)
+        return generate(noise, condition, guidance_scale)
+
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str = "",
+        plan: SamplePlan | str | None = None,
+        guidance_scale: float | None = None,
+        num_images: int = 1,
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+    ) -> Iterator[Progress]:
+        """Generate as `__call__` does, yielding after each block; `decode` shows its latents."""
+        request = self.request(
+            prompt, negative_prompt, plan, guidance_scale, num_images, seed, height, width
+        )
+        return self.run(self.job(request, generator, latents), request.plan)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str = "",
+        plan: SamplePlan | str | None = None,
+        guidance_scale: float | None = None,
+        num_images: int = 1,
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+    ) -> Output:
+        """Generate `num_images` images of each prompt.
+
+        Args:
+            prompt: a text or several; images come in their order. What is longer than the
+                tokenizer's window is cut: `warnings` says so.
+            negative_prompt: what guidance leads away from.
+            plan: a plan such as "H1P6R3"; None takes the model's default.
+            guidance_scale: classifier-free guidance, 1 is none; None takes the model's default.
+            num_images: images for each prompt.
+            seed: image k draws its noise from seed + k, unless a generator or latents are given.
+            height: in pixels, a multiple of the autoencoder's factor, 8; None takes the size
+                that the model was trained on.
+            width: the same.
+            generator: one source for the noise of all images, instead of the seed.
+            latents: the noise itself, (B, C, h, w), instead of the seed.
+            output_type: "pil"; "np" (B, H, W, 3) or "pt" (B, 3, H, W) in [0, 1]; or "latent".
+
+        Raises ValueError for a value that is not allowed, FloatingPointError if the arithmetic
+        overflows (possible in float16).
+        """
+        request = self.request(
+            prompt, negative_prompt, plan, guidance_scale, num_images, seed, height, width
+        )
+        return self.finish(self.job(request, generator, latents), request.plan, output_type)
+
+
+def _check_parts(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    refiner: UNet2DConditionModel | None,
+) -> None:
+    channels, width = unet.config.in_channels, unet.config.cross_attention_dim
+    if unet.config.out_channels != channels:
+        raise ValueError(
+            f"the UNet takes {channels} channels and gives {unet.config.out_channels}; a velocity "
+            "has as many as the latents"
+        )
+    if text_encoder.config.hidden_size != width:
+        raise ValueError(
+            f"the text encoder's embeddings are {text_encoder.config.hidden_size} wide, the UNet "
+            f"expects {width}"
+        )
+    if len(tokenizer) > text_encoder.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, the text encoder knows "
+            f"{text_encoder.config.vocab_size}"
+        )
+    if refiner is None:
+        return
+    found = refiner.config
+    expected = (2 * channels, channels, width)
+    if (found.in_channels, found.out_channels, found.cross_attention_dim) != expected:
+        raise ValueError(
+            f"the refiner takes {found.in_channels} channels, gives {found.out_channels} and "
+            f"expects embeddings {found.cross_attention_dim} wide; this UNet's takes, gives and "
+            f"expects {', '.join(map(str, expected))}"
+        )

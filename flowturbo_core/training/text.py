@@ -1,0 +1,181 @@
+"""The objectives of text-to-image models: those of the others, conditioned on texts."""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from flowturbo_core.data.postcard_captions import prompt
+from flowturbo_core.data.postcards import sample_scene
+from flowturbo_core.images import contact_sheet
+from flowturbo_core.models.storage import save_to_ship, save_trained, write_record
+from flowturbo_core.models.text_encoder import embed, save_text_encoder, save_tokenizer, tokens_of
+from flowturbo_core.models.unet import UNetPredictor
+from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+from flowturbo_core.training.flow import FlowMatching, dropped
+from flowturbo_core.training.refiner import Pairs, RefinerMatching
+
+PROMPTS_PER_SCENE = 8
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+# What a sheet shows: two seeds of each.
+_SHEET = (
+    "a red sailboat at sunset",
+    "a large yellow balloon on the left, by day",
+    "a small pink house in the snow",
+    "a blue fish leaping from the sea at dawn",
+    "purple mountains behind a lake at night",
+    "a green cactus on the right, in the evening",
+    "a white lighthouse in the rain",
+    "an orange cat in the centre, at sunrise",
+    "a boat",
+    "sunset",
+    "night, city",
+    "red mushroom",
+)
+
+
+def train_tokenizer(texts: Sequence[str], length: int) -> CLIPTokenizer:
+    """Return a tokenizer whose merges are learnt from `texts`, in CLIP's form.
+
+    As CLIP's, its vocabulary has every byte, alone and at the end of a word, so that any text has
+    tokens; then what the merges make, and the marks of start and end. `length` is its window.
+    """
+    untrained = CLIPTokenizer(vocab={_START: 0, _END: 1}, merges=[])
+    learnt = untrained.train_new_from_iterator(texts, 10_000, show_progress=False)
+    merges = json.loads(learnt.backend_tokenizer.to_str())["model"]["merges"]
+    alphabet = sorted(ByteLevel.alphabet())
+    ends = [f"{byte}</w>" for byte in alphabet]
+    words = [*alphabet, *ends, *("".join(merge) for merge in merges), _START, _END]
+    return CLIPTokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        merges=[tuple(merge) for merge in merges],
+        model_max_length=length,
+    )
+
+
+def prompts(first_seed: int, count: int) -> list[str]:
+    """Return eight prompts of each of `count` scenes from `first_seed` on, scene by scene."""
+    return [
+        prompt(scene, PROMPTS_PER_SCENE * scene.seed + k).text
+        for scene in map(sample_scene, range(first_seed, first_seed + count))
+        for k in range(PROMPTS_PER_SCENE)
+    ]
+
+
+def with_prompts(
+    latents: TensorDataset, first_seed: int, tokenizer: CLIPTokenizer
+) -> TensorDataset:
+    """Return scenes' latents (N, C, h, w), and the tokens (N, 8, length) of their prompts."""
+    texts = prompts(first_seed, len(latents))
+    tokens = tokens_of(texts, tokenizer, tokenizer.model_max_length).to(torch.int32)
+    return TensorDataset(latents.tensors[0], tokens.unflatten(0, (-1, PROMPTS_PER_SCENE)))
+
+
+class _Texts:
+    """Turns the tokens of prompts into conditions."""
+
+    def __init__(self, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer):
+        self.text_encoder = text_encoder
+        self.nothing = tokens_of([""], tokenizer, tokenizer.model_max_length)
+
+    def choose(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the embeddings of one of each scene's prompts; of no text, where dropped."""
+        rows = torch.arange(len(tokens), device=tokens.device)
+        choice = torch.randint(
+            tokens.shape[1], rows.shape, generator=generator, device=tokens.device
+        )
+        chosen = tokens[rows, choice].long()
+        nothing = self.nothing.to(tokens.device)
+        chosen = torch.where(dropped(tokens, generator)[:, None], nothing, chosen)
+        return embed(self.text_encoder, chosen)
+
+    def null(self, count: int) -> Tensor:
+        """Return the embeddings (count, length, width) of no text."""
+        return embed(self.text_encoder, self.nothing).expand(count, -1, -1)
+
+
+class TextFlowObjective(FlowMatching):
+    """Flow matching on prompts: UNet and text encoder are trained together, from scratch."""
+
+    def __init__(self, pipeline: TextToImagePipeline, data: TensorDataset):
+        super().__init__()
+        self.model = nn.ModuleDict(
+            {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+        ).train()
+        self.data = data
+        self.texts = _Texts(pipeline.text_encoder, pipeline.tokenizer)
+        self.frozen = (pipeline,)
+
+    def heavy_parts(self) -> list[nn.Module]:
+        """Return the UNet."""
+        return [self.model["unet"]]
+
+    def predictor(self) -> nn.Module:
+        """Return the UNet as a velocity model."""
+        return UNetPredictor(self.model["unet"])
+
+    def condition(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the embeddings (B, length, width) of tokens (B, 8, length): of one in eight."""
+        return self.texts.choose(tokens, generator)
+
+    def sheet(self) -> Image.Image:
+        """Return two samples of each of twelve prompts, H8, always from the same noise."""
+        return _sheet(self.frozen[0], ("H8",))
+
+    def export(self, folder: Path, record: dict[str, Any]) -> None:
+        """Save UNet, text encoder and tokenizer."""
+        save_to_ship(self.model["unet"], folder / "unet")
+        as_it_ships = copy.deepcopy(self.model["text_encoder"]).half()
+        save_text_encoder(as_it_ships, folder / "text_encoder")
+        save_tokenizer(self.frozen[0].tokenizer, folder / "tokenizer")
+        write_record(record, folder)
+
+
+class TextRefinerObjective(RefinerMatching):
+    """The refiner of a text-to-image predictor, whose text encoder stays as it is."""
+
+    def __init__(self, pipeline: TextToImagePipeline, data: TensorDataset, pairs: Pairs):
+        super().__init__()
+        self.model, self.data, self.pairs = pipeline.refiner.train(), data, pairs
+        self.texts = _Texts(pipeline.text_encoder, pipeline.tokenizer)
+        pipeline.text_encoder.requires_grad_(False)
+        self.frozen = (pipeline.predictor.requires_grad_(False), pipeline)
+
+    def predictor(self) -> nn.Module:
+        """Return the frozen UNet as a velocity model."""
+        return self.frozen[0]
+
+    def heavy_parts(self) -> list[nn.Module]:
+        """Return both UNets."""
+        return [self.model.unet, self.frozen[0].unet]
+
+    def conditions(self, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of one prompt a scene, some dropped, and of no text as often."""
+        return self.texts.choose(tokens, generator), self.texts.null(len(tokens))
+
+    def sheet(self) -> Image.Image:
+        """Return the samples of H8, and below them those of H1P6R3."""
+        return _sheet(self.frozen[1], ("H8", "H1P6R3"))
+
+    def export(self, folder: Path, record: dict[str, Any]) -> None:
+        """Save the refiner's UNet."""
+        save_trained(self.model.unet, folder, record)
+
+
+def _sheet(pipeline: TextToImagePipeline, plans: Sequence[str]) -> Image.Image:
+    pictures = [
+        picture
+        for plan in plans
+        for picture in pipeline(
+            list(_SHEET), plan=plan, guidance_scale=2.0, num_images=2, seed=0
+        ).images
+    ]
+    return contact_sheet(pictures, columns=8)
