@@ -17,8 +17,10 @@ from accelerate import PartialState
 from flowturbo_core.devices import VERSIONS, describe_device, resolve_device, resolve_dtype
 from flowturbo_core.evaluation import evaluate as evaluation
 from flowturbo_core.evaluation import fidelity, speed, stability, tuner
-from flowturbo_core.evaluation.evaluate import METRICS
+from flowturbo_core.evaluation.evaluate import DEFAULT_METRICS
 from flowturbo_core.evaluation.parts import Parts
+from flowturbo_core.evaluation.refiners import Refiner
+from flowturbo_core.evaluation.refiners import compare_refiners as measure_refiners
 from flowturbo_core.evaluation.rivals import Rival
 from flowturbo_core.evaluation.speed import random_pipeline, write_json
 from flowturbo_core.metadata import Settings, safe_name
@@ -32,7 +34,7 @@ from flowturbo_core.models.catalog import (
 from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.convert import convert_sit
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.plan import MAX_STEPS, SamplePlan
+from flowturbo_core.plan import MAX_STEPS, SamplePlan, parse_distinct
 from flowturbo_core.requests import whole_number
 from flowturbo_core.training import commands
 from flowturbo_core.training.refiner import Pairs
@@ -296,8 +298,12 @@ def evaluate(
     model: Model = DEFAULT_MODEL,
     num_samples: Annotated[int, typer.Option(parser=number, help="Images of each plan.")] = 2000,
     metrics: Annotated[
-        str, typer.Option(help="Of frechet, accuracy and solver; the time is always taken.")
-    ] = ",".join(METRICS),
+        str,
+        typer.Option(
+            help="Of frechet, accuracy, solver, and reference, which checks solver's with half "
+            "its steps; the time is always taken."
+        ),
+    ] = ",".join(DEFAULT_METRICS),
     guidance_scale: GuidanceScale = None,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(parser=number, help="Images made together.")] = 8,
@@ -417,6 +423,43 @@ def measure_fidelity(
     for name in ("fid", "inception_score", "precision", "recall", "clip_score"):
         if name in content:
             print(f"{name:16} {content[name]:.4f}")
+
+
+@app.command()
+def compare_refiners(
+    refiners: Annotated[
+        str, typer.Option(help="Folders of refiners, separated by commas; FOLDER:released too.")
+    ],
+    json_file: Annotated[Path, typer.Option("--json", help="File for the measurements.")],
+    plans: Annotated[str, typer.Option(help="Plans with R, separated by commas.")] = "H1P5R3",
+    model: Model = DEFAULT_MODEL,
+    guidance_scale: GuidanceScale = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Measure what refiners of one predictor are worth, beside none: the solver error."""
+    _check_file(json_file)
+    target = resolve_device(device)
+    pipeline = ClassConditionalPipeline.from_pretrained(model, target)
+    request = pipeline.request([0], None, guidance_scale, 1, seed)
+    asked = (request.guidance_scale, request.seed)
+    rows = measure_refiners(
+        pipeline, [Refiner.parse(text) for text in _split(refiners)], parse_distinct(_split(plans)),
+        *asked,
+    )  # fmt: skip
+    content = {
+        "rows": rows,
+        "model": ModelDescription.read(model).name,
+        "guidance_scale": asked[0],
+        "seed": asked[1],
+        "machine": describe_device(target),
+        "versions": VERSIONS,
+    }
+    write_json(content, json_file)
+    for row in rows:
+        print(
+            f"{row['plan']:10} {row['solver_error']:.4f} {row['difference']:+.4f} {row['refiner']}"
+        )
 
 
 @app.command()

@@ -29,6 +29,7 @@ from flowturbo_core.evaluation.parts import Parts
 from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.evaluation.solver_error import (
     NUM_NOISES,
+    REFERENCE_STEPS,
     ends,
     root_mean_square,
     solve,
@@ -46,7 +47,8 @@ from flowturbo_core.models.storage import load_model
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.requests import MAX_SEED, whole_number
 
-METRICS = ("frechet", "accuracy", "solver")
+METRICS = ("frechet", "accuracy", "solver", "reference")
+DEFAULT_METRICS = METRICS[:3]
 
 # Scenes of these numbers on are compared with, reconstructed for the floor, and lend samples their
 # classes: none of them was trained on, nor shown on a sheet.
@@ -85,6 +87,8 @@ class Settings:
         unknown = [metric for metric in self.metrics if metric not in METRICS]
         if unknown or not self.metrics:
             raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
+        if "reference" in self.metrics and "solver" not in self.metrics:
+            raise ValueError("the metric reference checks that of solver: name both")
 
 
 def weights_of(
@@ -144,14 +148,14 @@ def evaluate(
         | _times(samples, k)
         for k, plan in enumerate(plans)
     ]
-    floor, distances, errors = None, [], []
+    floor, distances, errors, reference = None, [], [], None
     if evaluator is not None:
         floor, distances = _judge(pipeline, evaluator, settings, samples, rows)
     if "solver" in settings.metrics:
-        errors = _solve(pipeline, evaluator, settings, plans, rows)
+        errors, reference = _solve(pipeline, evaluator, settings, plans, rows)
     pairs = _pairs(plans, rows, {"frechet_distance": distances, "solver_error": errors})
     content = (
-        {"rows": rows, "floor": floor, "pairs": pairs}
+        {"rows": rows, "floor": floor, "pairs": pairs, "reference": reference}
         | asdict(settings)
         | {
             "machine": describe_device(pipeline.device),
@@ -305,10 +309,12 @@ def _solve(
     settings: Settings,
     plans: Sequence[Contender],
     rows: list[dict[str, Any]],
-) -> list[Estimate]:
+) -> tuple[list[Estimate], dict[str, float] | None]:
     """Add the solver error to each row and return it, with the model in float32.
 
-    It is that of latents, and of features where there is an evaluator.
+    It is that of latents, and of features where there is an evaluator. If it was asked for, also
+    returns what halving the reference's steps changes: how far it moves, as a share of the
+    smallest error, and by how much of itself an error changes at most.
     """
     dtype, asked = pipeline.dtype, (settings.guidance_scale, settings.seed)
     pipeline.to(dtype=torch.float32)
@@ -320,7 +326,10 @@ def _solve(
             return _look(evaluator, decode_latents(pipeline.vae, latents))[0]
 
         exact = None if evaluator is None else seen(reference)
-        estimates = []
+        finer = None
+        if "reference" in settings.metrics:
+            finer = solve(pipeline, *asked, num_steps=2 * REFERENCE_STEPS)
+        estimates, changes = [], []
         for plan, row in zip(plans, rows, strict=True):
             latents = ends(pipeline, plan, *asked)
             errors = solver_errors(latents, reference)
@@ -329,6 +338,13 @@ def _solve(
             if exact is not None:
                 of_features = solver_errors(seen(latents), exact)
                 row["solver_error_of_features"] = root_mean_square(of_features)
-        return estimates
+            if finer is not None:
+                error = root_mean_square(solver_errors(latents, finer))
+                changes.append(abs(error / row["solver_error"] - 1))
+        if finer is None:
+            return estimates, None
+        moved = root_mean_square(solver_errors(reference, finer))
+        smallest = min(estimate.value for estimate in estimates)
+        return estimates, {"moved": moved / smallest, "errors_changed": max(changes)}
     finally:
         pipeline.to(dtype=dtype)

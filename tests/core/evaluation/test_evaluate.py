@@ -168,6 +168,17 @@ def test_an_interval_holds_what_it_is_of(postcards, evaluator, tmp_path):
         assert low < row["frechet_distance"] < high
 
 
+def test_the_reference_is_checked_if_asked(pipeline, tmp_path):
+    metrics = ("solver", "reference")
+    content = run(pipeline, None, tmp_path / "parts", plans=("H1", "H4"), metrics=metrics)
+    assert 0 < content["reference"]["moved"] < 0.1
+    assert 0 < content["reference"]["errors_changed"] < 0.1
+    plain = run(pipeline, None, tmp_path / "plain", plans=("H1", "H4"), metrics=("solver",))
+    assert plain["reference"] is None
+    with pytest.raises(ValueError, match="reference checks that of solver: name both"):
+        replace(SETTINGS, metrics=("reference",))
+
+
 def test_without_an_evaluator_the_solver_error_remains(pipeline, tmp_path):
     content = run(pipeline, None, tmp_path / "parts", plans=("H2", "H4"), metrics=("solver",))
     coarse, fine = content["rows"]

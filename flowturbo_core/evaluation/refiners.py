@@ -1,0 +1,112 @@
+"""What refiners of one predictor are worth: the solver error of the same plans with each of them.
+
+Beside them stands "none", a refiner whose offset is zero: R blocks then carry the velocity on as
+it is, which tells what the refiner earns from what the plan does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from flowturbo_core.evaluation.frechet import bootstrap
+from flowturbo_core.evaluation.solver_error import ends, root_mean_square, solve, solver_errors
+from flowturbo_core.models.sit import REFINER_VARIANTS, SiTRefiner
+from flowturbo_core.models.storage import load_model, read_record
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.requests import brief
+
+NONE = "none"
+
+
+class NoRefiner(nn.Module):
+    """A refiner for the predictor of this config that never corrects anything."""
+
+    variant = "consistent"
+    dtype = torch.float32
+
+    def __init__(self, config: Mapping[str, Any]):
+        super().__init__()
+        self.config = config
+
+    def forward(self, x: Tensor, t: Tensor, v: Tensor, condition: Tensor) -> Tensor:
+        """Return an offset of zero, shaped as v (B, C, H, W)."""
+        return torch.zeros_like(v)
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """A trained refiner to compare, and the variant of its R blocks."""
+
+    folder: Path
+    variant: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "runs/wide/model", or "runs/wide/model:released" for that variant."""
+        folder, _, variant = text.partition(":")
+        if (variant or "consistent") not in REFINER_VARIANTS:
+            raise ValueError(f"refiner variant {brief(variant)} is not one of {REFINER_VARIANTS}")
+        return cls(Path(folder), variant or "consistent")
+
+    def load(self) -> SiTRefiner:
+        """Return it, in float32."""
+        model = load_model(SiTRefiner, self.folder)
+        model.register_to_config(variant=self.variant)
+        return model
+
+    def described(self) -> dict[str, Any]:
+        """Return what a row says of it, and of the pairs its last training was on."""
+        last = (read_record(self.folder)["runs"] or [{}])[-1]
+        names = ("max_dt", "guidance_scale", "minutes")
+        return {"refiner": str(self.folder), "variant": self.variant} | {
+            name: last[name] for name in names if name in last
+        }
+
+
+def compare_refiners(
+    pipeline: ClassConditionalPipeline,
+    refiners: Sequence[Refiner],
+    plans: Sequence[SamplePlan],
+    guidance_scale: float,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Return a row for each refiner and plan: the solver error, and how it differs from "none".
+
+    The model must be in float32, as the reference is. Raises ValueError if a refiner does not
+    belong to the predictor, or a plan has no R.
+    """
+    for plan in plans:
+        if not plan.refiner_evaluations:
+            raise ValueError(f"plan {plan} has no refiner step to compare refiners by")
+    described = [{"refiner": NONE}, *(refiner.described() for refiner in refiners)]
+    pipelines = [
+        ClassConditionalPipeline(pipeline.predictor, pipeline.vae, pipeline.class_names, module)
+        for module in (
+            NoRefiner(pipeline.predictor.config),
+            *(refiner.load().to(pipeline.device) for refiner in refiners),
+        )
+    ]
+    reference = solve(pipeline, guidance_scale, seed)
+    rows = []
+    for plan in plans:
+        estimates = []
+        for about, with_it in zip(described, pipelines, strict=True):
+            errors = solver_errors(ends(with_it, plan, guidance_scale, seed), reference)
+            estimates.append(bootstrap(lambda i, e=errors: root_mean_square(e[i]), len(errors)))
+            difference = estimates[-1] - estimates[0]
+            rows.append(
+                {
+                    **about,
+                    "plan": str(plan),
+                    "solver_error": estimates[-1].value,
+                    "solver_error_interval": estimates[-1].interval,
+                    "difference": difference.value,
+                    "difference_interval": difference.interval,
+                }
+            )
+    return rows
