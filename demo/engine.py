@@ -69,8 +69,7 @@ class Engine:
         """Run a block of each kind, and the decoder, and note what they take."""
         pipeline = self.pipeline
         plan = SamplePlan.parse("H1P1" if pipeline.refiner is None else "H1P1R1")
-        labels = [k % len(pipeline.class_names) for k in range(_WARM_UP_IMAGES)]
-        job = pipeline.job(pipeline.request(labels))
+        job = pipeline.job(pipeline.example_request(_WARM_UP_IMAGES))
         for _ in range(2):  # the second is of a machine as warm as it will be
             output = pipeline.finish(job, plan, output_type="pt")
         self.rates = Rates.of([(plan, plan.kinds, output.timing)])

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from flowturbo_core.data.postcards import postcard
+from flowturbo_core.data.postcards import Scene, postcard
 from flowturbo_core.images import from_pil
 from flowturbo_core.models.autoencoder import autoencoder_hash, encode_images, latent_statistics
 from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING
@@ -41,23 +41,27 @@ class AttributedScenes(Dataset):
     """The endless postcards from `first_seed` on, each with all that an evaluator tells of it.
 
     `scenes[indices]` is (images, attributes): (B, 3, 128, 128) uint8, and (B, 4) indices into the
-    names of each of `ATTRIBUTES`, NOTHING where a background has none. Every combination is
-    drawn, the held-out ones too: what judges must know what it is shown.
+    names of each of `ATTRIBUTES`, NOTHING where a background has none. As it stands, every
+    combination is drawn, the held-out ones too: what judges must know what it is shown.
     """
 
-    def __init__(self, first_seed: int):
-        self.first_seed = first_seed
+    def __init__(self, first_seed: int, split: str = "all"):
+        self.first_seed, self.split = first_seed, split
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        drawn = [postcard(self.first_seed + index, "all") for index in indices]
-        attributes = [
-            [
-                NOTHING if getattr(scene, name) is None else names.index(getattr(scene, name))
-                for name, names in ATTRIBUTES.items()
-            ]
-            for _, scene, _ in drawn
-        ]
+        drawn = [postcard(self.first_seed + index, self.split) for index in indices]
+        attributes = [attribute_labels(scene) for _, scene, _ in drawn]
         return from_pil([picture for picture, _, _ in drawn]), torch.tensor(attributes)
+
+
+def attribute_labels(scene: Scene, named: Container[str] = tuple(ATTRIBUTES)) -> list[int]:
+    """Return an index into the names of each of `ATTRIBUTES`, NOTHING where none is `named`."""
+    return [
+        names.index(getattr(scene, name))
+        if name in named and getattr(scene, name) is not None
+        else NOTHING
+        for name, names in ATTRIBUTES.items()
+    ]
 
 
 def cached_latents(

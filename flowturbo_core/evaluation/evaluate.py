@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 
-from flowturbo_core.data.postcards import CLASSES, IMAGE_SIZE, sample_scene
-from flowturbo_core.data.scenes import SHEET_SEED, Scenes
+from flowturbo_core.data.postcard_captions import prompt
+from flowturbo_core.data.postcards import CLASSES, IMAGE_SIZE, SPLITS, sample_scene
+from flowturbo_core.data.scenes import SHEET_SEED, AttributedScenes, attribute_labels
 from flowturbo_core.devices import VERSIONS, describe_device
 from flowturbo_core.evaluation.frechet import (
     Estimate,
@@ -36,16 +37,18 @@ from flowturbo_core.evaluation.solver_error import (
     solver_errors,
 )
 from flowturbo_core.models.autoencoder import (
+    PixelUnshuffleAutoencoderKL,
+    autoencoder_hash,
     decode_latents,
     downsampling_factor,
     reconstruct,
 )
-from flowturbo_core.models.bundle import EVALUATOR
+from flowturbo_core.models.bundle import AUTOENCODER, EVALUATOR
 from flowturbo_core.models.catalog import bundled_models, model_folder
-from flowturbo_core.models.evaluator import PostcardsEvaluator
+from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
 from flowturbo_core.models.storage import load_model
-from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.requests import MAX_SEED, whole_number
+from flowturbo_core.pipelines.base import FlowPipeline
+from flowturbo_core.requests import MAX_SEED, TextToImageRequest, brief, whole_number
 
 METRICS = ("frechet", "accuracy", "solver", "reference")
 DEFAULT_METRICS = METRICS[:3]
@@ -61,7 +64,7 @@ _CLASS_SEED = SHEET_SEED + 30_000_000
 class Settings:
     """What a run is of; one that goes on must be of the same.
 
-    `weights` is `weights_of` what makes and judges the pictures.
+    `weights` is `weights_of` what makes and judges the pictures; prompts are of scenes of `split`.
     """
 
     model: str
@@ -75,6 +78,7 @@ class Settings:
     device: str
     dtype: str
     rivals: tuple[str, ...] = ()
+    split: str = "train"
 
     def __post_init__(self) -> None:
         for name, low, high in (("num_samples", 2, 1_000_000), ("batch_size", 1, 256)):
@@ -87,33 +91,40 @@ class Settings:
         unknown = [metric for metric in self.metrics if metric not in METRICS]
         if unknown or not self.metrics:
             raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
+        if self.split not in SPLITS:
+            raise ValueError(f"split {brief(self.split)} is not one of {', '.join(SPLITS)}")
         if "reference" in self.metrics and "solver" not in self.metrics:
             raise ValueError("the metric reference checks that of solver: name both")
 
 
-def weights_of(
-    pipeline: ClassConditionalPipeline, evaluator: PostcardsEvaluator | None = None
-) -> str:
+def weights_of(pipeline: FlowPipeline, evaluator: PostcardsEvaluator | None = None) -> str:
     """Return the SHA-256 of all parameters, their names and float32 values."""
     digest = hashlib.sha256()
-    for model in (pipeline.predictor, pipeline.refiner, pipeline.vae, evaluator):
-        for name, tensor in sorted({} if model is None else model.state_dict().items()):
+    for model in (*pipeline.parts().values(), evaluator):
+        tensors = model.state_dict() if isinstance(model, nn.Module) else {}
+        for name, tensor in sorted(tensors.items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def evaluator_of(pipeline: ClassConditionalPipeline) -> PostcardsEvaluator | None:
+def evaluator_of(pipeline: FlowPipeline) -> PostcardsEvaluator | None:
     """Return the network that knows what `pipeline` draws; None if there is none."""
     side = pipeline.latent_shape[-1] * downsampling_factor(pipeline.vae)
-    known = tuple(pipeline.class_names) == CLASSES and side == IMAGE_SIZE
-    if not known or EVALUATOR not in bundled_models():
+    if pipeline.REQUEST is TextToImageRequest:  # whatever a text says, they are its latents
+        shared = AUTOENCODER in bundled_models() and autoencoder_hash(
+            load_model(PixelUnshuffleAutoencoderKL, model_folder(AUTOENCODER))
+        )
+        known = pipeline.predictor.config.get("autoencoder_hash") == shared
+    else:
+        known = tuple(pipeline.class_names) == CLASSES
+    if not known or side != IMAGE_SIZE or EVALUATOR not in bundled_models():
         return None
     return load_model(PostcardsEvaluator, model_folder(EVALUATOR)).to(pipeline.device)
 
 
 def evaluate(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     settings: Settings,
     parts: Parts,
     evaluator: PostcardsEvaluator | None,
@@ -167,7 +178,7 @@ def evaluate(
 
 
 def _batch(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     plans: Sequence[Contender],
     settings: Settings,
     evaluator: PostcardsEvaluator | None,
@@ -176,9 +187,13 @@ def _batch(
     """Run every plan on one batch, the first a different one each time, so none is favoured."""
     first = number * settings.batch_size
     size = min(settings.batch_size, settings.num_samples - first)
-    labels = _labels(pipeline, first, size)
-    found: dict[str, Any] = {"labels": np.array(labels)}
-    request = pipeline.request(labels, None, settings.guidance_scale, 1, settings.seed + first)
+    seed = settings.seed + first
+    if evaluator is None:
+        request, wanted = pipeline.example_request(size, settings.guidance_scale, seed, first), []
+    else:
+        things, wanted = _asked(pipeline, settings.split, first, size)
+        request = pipeline.request(things, guidance_scale=settings.guidance_scale, seed=seed)
+    found: dict[str, Any] = {"wanted": np.array(wanted)}
     order = [(number + k) % len(plans) for k in range(len(plans))]
     for k in order:
         output = finish(pipeline, pipeline.job(request), plans[k], "pt")
@@ -190,18 +205,28 @@ def _batch(
     return found
 
 
-def _labels(pipeline: ClassConditionalPipeline, first: int, size: int) -> list[int]:
-    """Return classes as often as the data has them; for other models than Postcards', in turn."""
-    if tuple(pipeline.class_names) == CLASSES:
-        return [sample_scene(_CLASS_SEED + first + k).label for k in range(size)]
-    return [(first + k) % len(pipeline.class_names) for k in range(size)]
+def _asked(
+    pipeline: FlowPipeline, split: str, first: int, size: int
+) -> tuple[list[int] | list[str], list[list[int]]]:
+    """Return what is asked of a model of Postcards, and the attributes that this decides.
+
+    Classes and prompts are those of fresh scenes, as often as the data has them.
+    """
+    scenes = [sample_scene(_CLASS_SEED + first + k, split) for k in range(size)]
+    if pipeline.REQUEST is not TextToImageRequest:
+        labels = [scene.label for scene in scenes]
+        return labels, [attribute_labels(scene, ("subject",)) for scene in scenes]
+    made = [prompt(scene, scene.seed) for scene in scenes]
+    wanted = [attribute_labels(s, p.named) for s, p in zip(scenes, made, strict=True)]
+    return [p.text for p in made], wanted
 
 
 @torch.no_grad()
 def _look(evaluator: PostcardsEvaluator, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return features (B, D) and the subjects told (B,), on the CPU, of images in [-1, 1]."""
+    """Return features (B, D) and the attributes told (B, 4), on the CPU, of images in [-1, 1]."""
     features = evaluator(images)
-    return features.cpu(), evaluator.logits(features)["subject"].argmax(1).cpu()
+    told = [logits.argmax(1) for logits in evaluator.logits(features).values()]
+    return features.cpu(), torch.stack(told, dim=1).cpu()
 
 
 def _times(samples: dict[str, np.ndarray], k: int) -> dict[str, float]:
@@ -214,7 +239,7 @@ def _times(samples: dict[str, np.ndarray], k: int) -> dict[str, float]:
 
 
 def _judge(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     evaluator: PostcardsEvaluator,
     settings: Settings,
     samples: dict[str, np.ndarray],
@@ -225,10 +250,17 @@ def _judge(
     Returns what it says of reconstructions, and each row's Frechet distance if it was asked for.
     """
     count = settings.num_samples
-    reference, _, _ = _scenes(pipeline, evaluator, _REFERENCE_SEED, count, reconstructed=False)
+    split = settings.split
+    reference, _, _ = _scenes(
+        pipeline, evaluator, _REFERENCE_SEED, count, split, reconstructed=False
+    )
+    # What a class decides is called by its own name; a prompt decides up to four things.
+    names = dict(enumerate(ATTRIBUTES)) if pipeline.REQUEST is TextToImageRequest else {0: "class"}
     target = feature_statistics(reference)
 
-    def judged(features: Tensor, right: Tensor) -> tuple[dict[str, Any], list[Estimate]]:
+    def judged(
+        features: Tensor, told: Tensor, wanted: Tensor
+    ) -> tuple[dict[str, Any], list[Estimate]]:
         found, distances = {}, []
         if "frechet" in settings.metrics:
             distances = [
@@ -240,21 +272,33 @@ def _judge(
             if count > 3:
                 found["precision"], found["recall"] = precision_recall(features, reference)
         if "accuracy" in settings.metrics:
-            accuracy = bootstrap(lambda i: float(right[i].double().mean()), count)
-            found |= _described("class_accuracy", accuracy)
-            ends = found["class_accuracy_interval"]
-            found["class_accuracy_interval"] = tuple(min(max(end, 0.0), 1.0) for end in ends)
+            for k, name in names.items():
+                found |= _accuracy(name, told[:, k], wanted[:, k])
         return found, distances
 
-    labels = torch.from_numpy(samples["labels"])
+    wanted = torch.from_numpy(samples["wanted"])
     distances: list[Estimate] = []
     for k, row in enumerate(rows):
-        right = torch.from_numpy(samples[f"told_{k}"]) == labels
-        found, estimated = judged(torch.from_numpy(samples[f"features_{k}"]), right)
+        seen = (torch.from_numpy(samples[f"{name}_{k}"]) for name in ("features", "told"))
+        found, estimated = judged(*seen, wanted)
         row |= found
         distances += estimated
-    features, told, of_scenes = _scenes(pipeline, evaluator, _FLOOR_SEED, count, reconstructed=True)
-    return judged(features, told == of_scenes)[0], distances
+    of_scenes = _scenes(pipeline, evaluator, _FLOOR_SEED, count, split, reconstructed=True)
+    return judged(*of_scenes)[0], distances
+
+
+def _accuracy(name: str, told: Tensor, wanted: Tensor) -> dict[str, Any]:
+    """Return the share of (N,) labels told right, of those that are wanted at all."""
+    asked, right = wanted != NOTHING, told == wanted
+    if int(asked.sum()) < 2:
+        return {}
+
+    def share(i: Tensor) -> float:
+        return int((right & asked)[i].sum()) / max(int(asked[i].sum()), 1)
+
+    found = _described(f"{name}_accuracy", bootstrap(share, len(told)))
+    ends = found[f"{name}_accuracy_interval"]
+    return found | {f"{name}_accuracy_interval": tuple(min(max(end, 0.0), 1.0) for end in ends)}
 
 
 def _described(name: str, estimate: Estimate) -> dict[str, Any]:
@@ -286,14 +330,15 @@ def _pairs(
 
 
 def _scenes(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     evaluator: PostcardsEvaluator,
     first_seed: int,
     count: int,
+    split: str,
     reconstructed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features, subjects told and labels of freshly drawn scenes."""
-    scenes, found = Scenes(first_seed), []
+    """Return features, attributes told and true ones of freshly drawn scenes."""
+    scenes, found = AttributedScenes(first_seed, split), []
     for start in range(0, count, 64):
         images, labels = scenes[range(start, min(start + 64, count))]
         images = images.to(pipeline.device).float() / 127.5 - 1
@@ -304,7 +349,7 @@ def _scenes(
 
 
 def _solve(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     evaluator: PostcardsEvaluator | None,
     settings: Settings,
     plans: Sequence[Contender],

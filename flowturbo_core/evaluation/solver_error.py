@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowturbo_core.evaluation.rivals import Contender, finish
 from flowturbo_core.guidance import GuidedPredictor
-from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.sampler import Job, build_steps
 from flowturbo_core.steps import State
 
@@ -24,23 +24,20 @@ _BATCH = 16
 
 
 def jobs(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     guidance_scale: float | None,
     seed: int,
     num_noises: int = NUM_NOISES,
 ) -> Iterator[Job]:
-    """Yield the fixed noises, 16 at a time, their classes in turn."""
-    labels = [k % len(pipeline.class_names) for k in range(num_noises)]
+    """Yield the fixed noises, 16 at a time, their classes or prompts in turn."""
     for first in range(0, num_noises, _BATCH):
-        request = pipeline.request(
-            labels[first : first + _BATCH], None, guidance_scale, 1, seed + first
-        )
-        yield pipeline.job(request)
+        count = min(_BATCH, num_noises - first)
+        yield pipeline.job(pipeline.example_request(count, guidance_scale, seed + first, first))
 
 
 @torch.no_grad()
 def solve(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     guidance_scale: float | None = None,
     seed: int = 0,
     num_steps: int = REFERENCE_STEPS,
@@ -51,7 +48,7 @@ def solve(
     )
 
 
-def _heun(pipeline: ClassConditionalPipeline, job: Job, num_steps: int) -> Tensor:
+def _heun(pipeline: FlowPipeline, job: Job, num_steps: int) -> Tensor:
     """Take Heun steps on t_k = 1 - cos(k pi / 2N), a grid that no plan has."""
     guidance = pipeline.guidance(float(job.guidance_scale))
     step = build_steps(GuidedPredictor(pipeline.predictor, guidance))["H"]
@@ -65,7 +62,7 @@ def _heun(pipeline: ClassConditionalPipeline, job: Job, num_steps: int) -> Tenso
 
 @torch.no_grad()
 def ends(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     plan: Contender,
     guidance_scale: float | None = None,
     seed: int = 0,

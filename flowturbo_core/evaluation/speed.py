@@ -14,6 +14,7 @@ from torch import nn
 from flowturbo_core.devices import VERSIONS, describe_device
 from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
+from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import ms_of_kind
@@ -56,7 +57,7 @@ MODES = ("eager", "compiled")
 
 
 def bench(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     plans: Sequence[str],
     batch_size: int = 8,
     repeats: int = 7,
@@ -78,10 +79,9 @@ def bench(
         contender.require_refiner(pipeline.refiner is not None)
     batch_size = whole_number("batch_size", batch_size, 1, 256)
     repeats = whole_number("repeats", repeats, 1, 1000)
-    labels = [k % len(pipeline.class_names) for k in range(batch_size)]
     pipelines, notes = _in_modes(pipeline, modes)
 
-    request = pipeline.request(labels, None, guidance_scale, num_images=1, seed=0)
+    request = pipeline.example_request(batch_size, guidance_scale)
 
     def run(mode: str, contender: Contender) -> Timing:
         timed_pipeline = pipelines[mode]
@@ -117,8 +117,8 @@ def bench(
 
 
 def _in_modes(
-    pipeline: ClassConditionalPipeline, modes: Sequence[str]
-) -> tuple[dict[str, ClassConditionalPipeline], list[str]]:
+    pipeline: FlowPipeline, modes: Sequence[str]
+) -> tuple[dict[str, FlowPipeline], list[str]]:
     """Return the pipeline in each mode, and what a person should know of a mode left out."""
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown or not modes:

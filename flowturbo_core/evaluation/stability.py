@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowturbo_core.evaluation.solver_error import NUM_NOISES, jobs
 from flowturbo_core.guidance import GuidedPredictor
-from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.sampler import Job, build_steps, sample
 
@@ -65,7 +65,7 @@ def straightness(trajectory: Trajectory) -> float:
 
 @torch.no_grad()
 def follow(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     guidance_scale: float | None = None,
     seed: int = 0,
     num_steps: int = 32,
@@ -78,7 +78,7 @@ def follow(
     return Trajectory(plan.time_grid(), x, v)
 
 
-def _path(pipeline: ClassConditionalPipeline, job: Job, plan: SamplePlan) -> tuple[Tensor, Tensor]:
+def _path(pipeline: FlowPipeline, job: Job, plan: SamplePlan) -> tuple[Tensor, Tensor]:
     guidance = pipeline.guidance(float(job.guidance_scale))
     velocity = GuidedPredictor(pipeline.predictor, guidance)
     packed = guidance.pack(job)

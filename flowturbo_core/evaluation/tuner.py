@@ -24,7 +24,7 @@ from flowturbo_core.evaluation.solver_error import (
     solver_errors,
 )
 from flowturbo_core.models.front import FrontPlan
-from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.plan import MAX_STEPS, PAPER_PLANS, SamplePlan
 from flowturbo_core.rates import Rates
 from flowturbo_core.requests import real_number
@@ -39,12 +39,11 @@ _SEARCH_NOISES = 16
 
 
 def measure_rates(
-    pipeline: ClassConditionalPipeline, batch_size: int, guidance_scale: float, repeats: int = 5
+    pipeline: FlowPipeline, batch_size: int, guidance_scale: float, repeats: int = 5
 ) -> Rates:
     """Return what one evaluation and one decoding take an image, medians after a first run."""
     plan = SamplePlan("HR" if pipeline.refiner is not None else "H")
-    labels = [k % len(pipeline.class_names) for k in range(batch_size)]
-    request = pipeline.request(labels, plan, guidance_scale, 1, 0)
+    request = pipeline.example_request(batch_size, guidance_scale)
     timings = [
         pipeline.finish(pipeline.job(request), plan, "pt").timing for _ in range(repeats + 1)
     ]
@@ -98,7 +97,7 @@ def front(
 
 
 def tune(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     guidance_scale: float,
     seed: int,
     budget_ms: float | None,
@@ -159,7 +158,7 @@ def tune(
 
 
 def measure_errors(
-    pipeline: ClassConditionalPipeline,
+    pipeline: FlowPipeline,
     guidance_scale: float,
     seed: int,
     rates: Rates,

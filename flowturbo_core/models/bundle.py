@@ -21,7 +21,7 @@ from flowturbo_core.models.storage import load_model, read_record
 from flowturbo_core.pipelines.base import CATALOGUE
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 
-_AUTOENCODER = "postcards-autoencoder"
+AUTOENCODER = "postcards-autoencoder"
 EVALUATOR = "postcards-evaluator"
 
 _FRONT_MATTER = """---
@@ -67,7 +67,7 @@ def bundle_postcards(
     )
     catalogue.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=catalogue) as scratch:
-        _write_autoencoder(pipeline, autoencoder, Path(scratch) / _AUTOENCODER)
+        _write_autoencoder(pipeline, autoencoder, Path(scratch) / AUTOENCODER)
         folder = Path(scratch) / "postcards-sit"
         _write_class_conditional(pipeline, predictor, refiner, folder, settings)
         for written in Path(scratch).iterdir():
@@ -93,7 +93,7 @@ def bundle_evaluator(trained: Path, catalogue: Path) -> None:
         "It knows these scenes and no others: its distances compare samplers of one model, and "
         "are not Inception's.\n\n"
         "Share told right of 4,096 unseen scenes, weights as stored, as drawn and through "
-        f"`{_AUTOENCODER}`:\n\n"
+        f"`{AUTOENCODER}`:\n\n"
     )
     text += _accuracies_table(record["unseen"])
     text += _DATA.format(held_out="") + _training("the evaluator", "evaluator", record)
@@ -147,7 +147,7 @@ def _write_class_conditional(
         "_diffusers_version": diffusers.__version__,
         "predictor": [SiTPredictor.__module__, SiTPredictor.__name__],
         "refiner": [SiTRefiner.__module__, SiTRefiner.__name__],
-        "vae": [CATALOGUE, _AUTOENCODER],
+        "vae": [CATALOGUE, AUTOENCODER],
         "class_names": list(CLASSES),
         **settings,
     }
@@ -157,7 +157,7 @@ def _write_class_conditional(
     text += (
         f"A class-conditional SiT velocity predictor ({_parameters(pipeline.predictor)}) and its "
         f"FlowTurbo refiner ({_parameters(pipeline.refiner)}), on the latents of "
-        f"`{_AUTOENCODER}`.\n\n"
+        f"`{AUTOENCODER}`.\n\n"
         "```python\n"
         "from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline\n\n"
         'pipeline = ClassConditionalPipeline.from_pretrained("postcards-sit")\n'

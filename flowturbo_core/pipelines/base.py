@@ -102,6 +102,8 @@ class FlowPipeline:
     # The classes a model_index.json may name for each part; nothing else is ever imported for
     # one. All parts but the refiner must be there; others than these are passed over.
     PART_CLASSES: ClassVar[dict[str, tuple[type, ...]]] = {}
+    # What `request` gives.
+    REQUEST: ClassVar[type]
     # What the index may say that it describes.
     INDEX_CLASSES: ClassVar[tuple[str, ...]] = ()
     # What it says beside its parts: what it must say, and what it may.
@@ -175,6 +177,20 @@ class FlowPipeline:
         twin = copy.copy(self)
         twin._warmed_up, twin._steps, twin._is_compiled = set(), {}, True
         return twin
+
+    def request(self, *asked: Any, **options: Any) -> Any:
+        """Validate what a person asked for; None takes the model's default."""
+        raise NotImplementedError  # pragma: no cover
+
+    def example_request(
+        self, count: int, guidance_scale: float | None = None, seed: int = 0, first: int = 0
+    ) -> Any:
+        """Return a request of `count` images of different things, the same ones each time."""
+        raise NotImplementedError  # pragma: no cover
+
+    def job(self, request: Any) -> Job:
+        """Return the job of a request."""
+        raise NotImplementedError  # pragma: no cover
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -40,6 +40,7 @@ class ClassConditionalPipeline(FlowPipeline):
         "refiner": (SiTRefiner,),
         "vae": AUTOENCODERS,
     }
+    REQUEST: ClassVar = ClassConditionalRequest
     INDEX_CLASSES: ClassVar = ("ClassConditionalPipeline",)
     REQUIRED_SETTINGS: ClassVar = ("class_names",)
 
@@ -84,6 +85,13 @@ class ClassConditionalPipeline(FlowPipeline):
             seed,
             self.class_names,
         )
+
+    def example_request(
+        self, count: int, guidance_scale: float | None = None, seed: int = 0, first: int = 0
+    ) -> ClassConditionalRequest:
+        """Return a request of one image of each of `count` classes: in turn, from `first` on."""
+        labels = [(first + k) % len(self.class_names) for k in range(count)]
+        return self.request(labels, guidance_scale=guidance_scale, seed=seed)
 
     def job(
         self,

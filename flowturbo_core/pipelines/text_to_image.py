@@ -29,6 +29,22 @@ from flowturbo_core.requests import TextToImageRequest, brief
 from flowturbo_core.sampler import Job
 from flowturbo_core.tasks import generate
 
+# What is measured and shown where nobody asks for anything: all can be drawn by postcards-t2i.
+EXAMPLE_PROMPTS = (
+    "a red sailboat at sunset",
+    "a large yellow balloon on the left, by day",
+    "a small pink house in the snow",
+    "a blue fish leaping from the sea at dawn",
+    "purple mountains behind a lake at night",
+    "a green cactus on the right, in the evening",
+    "a white lighthouse in the rain",
+    "an orange cat in the centre, at sunrise",
+    "a boat",
+    "sunset",
+    "night, city",
+    "red mushroom",
+)
+
 
 class TextToImagePipeline(FlowPipeline):
     """Text-to-image generation with FlowTurbo, by a rectified flow in Stable Diffusion's layout.
@@ -62,6 +78,7 @@ class TextToImagePipeline(FlowPipeline):
         "text_encoder": (CLIPTextModel,),
         "tokenizer": (CLIPTokenizer,),
     }
+    REQUEST: ClassVar = TextToImageRequest
     INDEX_CLASSES: ClassVar = (
         "TextToImagePipeline",
         "RectifiedFlowPipeline",
@@ -149,6 +166,13 @@ class TextToImagePipeline(FlowPipeline):
             side if width is None else width,
             factor,
         )
+
+    def example_request(
+        self, count: int, guidance_scale: float | None = None, seed: int = 0, first: int = 0
+    ) -> TextToImageRequest:
+        """Return a request of one image of each of `count` prompts: in turn, from `first` on."""
+        texts = [EXAMPLE_PROMPTS[(first + k) % len(EXAMPLE_PROMPTS)] for k in range(count)]
+        return self.request(texts, guidance_scale=guidance_scale, seed=seed)
 
     def warnings(self, request: TextToImageRequest) -> list[str]:
         """Return what a person should know: of each text, the end that is not read."""

@@ -19,27 +19,12 @@ from flowturbo_core.images import contact_sheet
 from flowturbo_core.models.storage import save_to_ship, save_trained, write_record
 from flowturbo_core.models.text_encoder import embed, save_text_encoder, save_tokenizer, tokens_of
 from flowturbo_core.models.unet import UNetPredictor
-from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+from flowturbo_core.pipelines.text_to_image import EXAMPLE_PROMPTS, TextToImagePipeline
 from flowturbo_core.training.flow import FlowMatching, dropped
 from flowturbo_core.training.refiner import Pairs, RefinerMatching
 
 PROMPTS_PER_SCENE = 8
 _START, _END = "<|startoftext|>", "<|endoftext|>"
-# What a sheet shows: two seeds of each.
-_SHEET = (
-    "a red sailboat at sunset",
-    "a large yellow balloon on the left, by day",
-    "a small pink house in the snow",
-    "a blue fish leaping from the sea at dawn",
-    "purple mountains behind a lake at night",
-    "a green cactus on the right, in the evening",
-    "a white lighthouse in the rain",
-    "an orange cat in the centre, at sunrise",
-    "a boat",
-    "sunset",
-    "night, city",
-    "red mushroom",
-)
 
 
 def train_tokenizer(texts: Sequence[str], length: int) -> CLIPTokenizer:
@@ -175,7 +160,7 @@ def _sheet(pipeline: TextToImagePipeline, plans: Sequence[str]) -> Image.Image:
         picture
         for plan in plans
         for picture in pipeline(
-            list(_SHEET), plan=plan, guidance_scale=2.0, num_images=2, seed=0
+            EXAMPLE_PROMPTS, plan=plan, guidance_scale=2.0, num_images=2, seed=0
         ).images
     ]
     return contact_sheet(pictures, columns=8)

@@ -135,12 +135,14 @@ def test_no_plan_always_runs_first(postcards, tmp_path, monkeypatch):
 
 def test_accuracy_precision_and_recall_are_of_what_was_told(postcards, tmp_path, monkeypatch):
     labels = [sample_scene(module._CLASS_SEED + k).label for k in range(6)]
-    told = torch.tensor(labels[:5] + [(labels[5] + 1) % 17])  # the last one is mistaken
+    subjects = torch.tensor(labels[:5] + [(labels[5] + 1) % 17])  # the last one is mistaken
+    told = torch.stack([subjects, *[torch.zeros(6, dtype=torch.long)] * 3], dim=1)
     told_in_turn = iter([told[:4], told[4:]])
     near = torch.linspace(0, 1, 6)[:, None].repeat(1, 4)
     features = iter([near[:1].repeat(4, 1), near[:1].repeat(2, 1)])  # one point, again and again
     monkeypatch.setattr(module, "_look", lambda *_: (next(features), next(told_in_turn)))
-    scenes = {True: (near + 5, torch.zeros(6), torch.arange(6)), False: (near, None, None)}
+    first = torch.arange(6)[:, None].repeat(1, 4)
+    scenes = {True: (near + 5, torch.zeros_like(first), first), False: (near, None, None)}
     monkeypatch.setattr(module, "_scenes", lambda *a, reconstructed: scenes[reconstructed])
     content = run(postcards, "an evaluator", tmp_path / "parts", plans=("H2",))
     (row,) = content["rows"]
@@ -152,11 +154,11 @@ def test_accuracy_precision_and_recall_are_of_what_was_told(postcards, tmp_path,
 
 
 def test_the_floor_is_of_other_scenes_through_the_autoencoder(postcards, evaluator):
-    ours = module._scenes(postcards, evaluator, 7, 5, reconstructed=True)
+    ours = module._scenes(postcards, evaluator, 7, 5, "train", reconstructed=True)
     images, labels = Scenes(7)[range(5)]
     seen = reconstruct(postcards.vae, images.float() / 127.5 - 1)
     torch.testing.assert_close(ours[0], module._look(evaluator, seen)[0])
-    assert torch.equal(ours[2], labels)
+    assert torch.equal(ours[2][:, 0], labels)
     seeds = sorted((module._REFERENCE_SEED, module._FLOOR_SEED, module._CLASS_SEED))
     assert all(b - a >= 1_000_000 for a, b in zip(seeds, seeds[1:], strict=False))
 
