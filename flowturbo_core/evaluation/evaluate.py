@@ -64,7 +64,8 @@ _CLASS_SEED = SHEET_SEED + 30_000_000
 class Settings:
     """What a run is of; one that goes on must be of the same.
 
-    `weights` is `weights_of` what makes and judges the pictures; prompts are of scenes of `split`.
+    `weights` is `weights_of` what makes and judges the pictures; `scenes` is the split of
+    Postcards that is asked for.
     """
 
     model: str
@@ -78,7 +79,7 @@ class Settings:
     device: str
     dtype: str
     rivals: tuple[str, ...] = ()
-    split: str = "train"
+    scenes: str = "train"
 
     def __post_init__(self) -> None:
         for name, low, high in (("num_samples", 2, 1_000_000), ("batch_size", 1, 256)):
@@ -91,8 +92,8 @@ class Settings:
         unknown = [metric for metric in self.metrics if metric not in METRICS]
         if unknown or not self.metrics:
             raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
-        if self.split not in SPLITS:
-            raise ValueError(f"split {brief(self.split)} is not one of {', '.join(SPLITS)}")
+        if self.scenes not in SPLITS:
+            raise ValueError(f"scenes {brief(self.scenes)} is not one of {', '.join(SPLITS)}")
         if "reference" in self.metrics and "solver" not in self.metrics:
             raise ValueError("the metric reference checks that of solver: name both")
 
@@ -191,7 +192,7 @@ def _batch(
     if evaluator is None:
         request, wanted = pipeline.example_request(size, settings.guidance_scale, seed, first), []
     else:
-        things, wanted = _asked(pipeline, settings.split, first, size)
+        things, wanted = _asked(pipeline, settings.scenes, first, size)
         request = pipeline.request(things, guidance_scale=settings.guidance_scale, seed=seed)
     found: dict[str, Any] = {"wanted": np.array(wanted)}
     order = [(number + k) % len(plans) for k in range(len(plans))]
@@ -250,7 +251,7 @@ def _judge(
     Returns what it says of reconstructions, and each row's Frechet distance if it was asked for.
     """
     count = settings.num_samples
-    split = settings.split
+    split = settings.scenes
     reference, _, _ = _scenes(
         pipeline, evaluator, _REFERENCE_SEED, count, split, reconstructed=False
     )

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 MODELS_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
 DEFAULT_MODEL = "postcards-sit"
+# What models make pictures of, by the pipeline that an index names. Folders of InstaFlow's and of
+# Stable Diffusion's layout are read as well as ours.
+CLASSES, TEXTS = "classes", "texts"
+TASKS = {
+    "ClassConditionalPipeline": CLASSES,
+    "TextToImagePipeline": TEXTS,
+    "RectifiedFlowPipeline": TEXTS,
+    "StableDiffusionPipeline": TEXTS,
+}
 # What a pipeline and a page take where a model's index is silent.
 DEFAULT_PLAN = "H8"
 DEFAULT_GUIDANCE_SCALE = 1.5
@@ -45,12 +54,13 @@ class ClassPictures:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a class-conditional model says of itself in its folder.
+    """What a model says of itself in its folder.
 
     Args:
         name: what people call it: its name in the catalogue, or its folder's.
         folder: where it is.
-        class_names: the name of each class, label 0 first.
+        task: what it makes pictures of: CLASSES or TEXTS.
+        class_names: the name of each class, label 0 first; none for a model of texts.
         has_refiner: whether it can take refiner steps.
         default_plan: the plan where none is given.
         default_guidance_scale: the guidance scale where none is given.
@@ -58,6 +68,7 @@ class ModelDescription:
 
     name: str
     folder: Path
+    task: str
     class_names: tuple[str, ...]
     has_refiner: bool
     default_plan: str
@@ -70,13 +81,16 @@ class ModelDescription:
         Raises ValueError, naming the folder, if it does not describe such a model.
         """
         folder = model_folder(name_or_path)
-        index = read_index(folder, "ClassConditionalPipeline")
+        index = read_index(folder, *TASKS)
+        task = TASKS[index["_class_name"]]
         try:
-            check_class_names(index.get("class_names"))
+            if task == CLASSES:
+                check_class_names(index.get("class_names"))
             return cls(
                 folder.resolve().name,
                 folder,
-                tuple(index["class_names"]),
+                task,
+                tuple(index["class_names"]) if task == CLASSES else (),
                 "refiner" in index,
                 str(SamplePlan.parse(index.get("default_plan", DEFAULT_PLAN))),
                 real_number(

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from flowturbo_core.models.autoencoder import downsampling_factor
-from flowturbo_core.models.catalog import DEFAULT_GUIDANCE_SCALE, DEFAULT_PLAN
+from flowturbo_core.models.catalog import DEFAULT_GUIDANCE_SCALE, DEFAULT_PLAN, TASKS, TEXTS
 from flowturbo_core.models.sit import REFINER_VARIANTS
 from flowturbo_core.models.text_encoder import (
     cut_off,
@@ -79,11 +79,7 @@ class TextToImagePipeline(FlowPipeline):
         "tokenizer": (CLIPTokenizer,),
     }
     REQUEST: ClassVar = TextToImageRequest
-    INDEX_CLASSES: ClassVar = (
-        "TextToImagePipeline",
-        "RectifiedFlowPipeline",
-        "StableDiffusionPipeline",
-    )
+    INDEX_CLASSES: ClassVar = tuple(name for name, task in TASKS.items() if task == TEXTS)
     SETTINGS: ClassVar = (*FlowPipeline.SETTINGS, "refiner_variant")
 
     def __init__(

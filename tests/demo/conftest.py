@@ -34,7 +34,9 @@ _SIT = {
 
 BLOCK_MS = 10.0
 CLASSES = ["cat", "dog"]
-MODEL = ModelDescription("scripted", Path("nowhere"), tuple(CLASSES), True, "H1P5R3", 1.5)
+MODEL = ModelDescription(
+    "scripted", Path("nowhere"), "classes", tuple(CLASSES), True, "H1P5R3", 1.5
+)
 
 
 def make_pipeline(default_plan="H1P5R3", with_refiner=True):

@@ -29,7 +29,7 @@ DONE = Done(
     heun_ms_per_image=73.04,
     versions={"torch": "2"},
 )
-MODEL = ModelDescription("<fake>", Path("nowhere"), ("cat", "dog"), True, "H1P5R3", 1.5)
+MODEL = ModelDescription("<fake>", Path("nowhere"), "classes", ("cat", "dog"), True, "H1P5R3", 1.5)
 
 
 class FakeService:

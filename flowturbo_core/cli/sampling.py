@@ -1,0 +1,107 @@
+"""The commands that make pictures, and list what can."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from flowturbo_core.cli.shared import (
+    Device,
+    Dtype,
+    GuidanceScale,
+    Model,
+    Seed,
+    app,
+    check_folder,
+    split,
+)
+from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
+from flowturbo_core.metadata import Settings, safe_name
+from flowturbo_core.models.catalog import (
+    DEFAULT_MODEL,
+    ModelDescription,
+    bundled_models,
+)
+from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.usage import number
+
+
+@app.command()
+def models() -> None:
+    """List the models that ship with the project."""
+    print("\n".join(bundled_models()))
+
+
+@app.command()
+def sample(
+    output_dir: Annotated[Path, typer.Option(help="Folder for the PNG files.")],
+    model: Model = DEFAULT_MODEL,
+    plan: Annotated[str | None, typer.Option(help="Such as H8, H1P5R3, [H1P1R1]x3, E25.")] = None,
+    class_labels: Annotated[
+        str | None, typer.Option(help="Labels or names, separated by commas; default: one of each.")
+    ] = None,
+    guidance_scale: GuidanceScale = None,
+    num_images: Annotated[int, typer.Option(parser=number, help="Images for each label.")] = 1,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    latents: Annotated[
+        Path | None, typer.Option(help="Start from this noise, (B, C, h, w) in a .npy file.")
+    ] = None,
+    save_latents: Annotated[
+        Path | None, typer.Option(help="Save the final latents to this .npy file.")
+    ] = None,
+) -> None:
+    """Generate images; the last line printed is one JSON object with files and times."""
+    target = resolve_device(device)
+    pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
+    labels = pipeline.class_names if class_labels is None else split(class_labels)
+    request = pipeline.request(labels, plan, guidance_scale, num_images, seed)
+    noise = None if latents is None else _read_latents(latents)
+    check_folder(output_dir)
+    if save_latents is not None:
+        if save_latents.is_dir():
+            raise ValueError(f"--save-latents must name a file, and {save_latents} is a folder")
+        check_folder(save_latents.parent)
+    output = pipeline.finish(pipeline.job(request, latents=noise), request.plan)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    asked = Settings.of(ModelDescription.read(model).name, request, pipeline.class_names)
+    files = []
+    for k, image in enumerate(output.images):
+        settings = asked.of_picture(k)
+        if noise is None:
+            name, info = settings.file_name, settings.png_info(VERSIONS)
+        else:  # no seed makes this picture again
+            name, info = f"{safe_name(settings.class_names[0])}-latents", None
+        files.append(str(output_dir / f"{k:03d}-{name}.png"))
+        image.save(files[-1], pnginfo=info)
+    if save_latents is not None:
+        save_latents.parent.mkdir(parents=True, exist_ok=True)
+        with save_latents.open("wb") as stream:  # np.save would add .npy to a name without
+            np.save(stream, output.latents.float().cpu().numpy())
+    summary = {
+        "plan": str(request.plan),
+        "num_images": len(files),
+        "predictor_evaluations": request.plan.predictor_evaluations,
+        "refiner_evaluations": request.plan.refiner_evaluations,
+        "ms_per_image": round(output.timing.ms_per_image, 3),
+        "decode_ms_per_image": round(output.timing.decode_ms_per_image, 3),
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "files": files,
+    }
+    print(json.dumps(summary))
+
+
+def _read_latents(file: Path) -> torch.Tensor:
+    try:
+        array = np.load(file, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise TypeError("it is an archive of several")
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} holds no array of latents: {error}") from error
