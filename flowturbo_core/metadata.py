@@ -8,15 +8,15 @@ import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl, urlencode
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from flowturbo_core.requests import ClassConditionalRequest, brief
+from flowturbo_core.requests import ClassConditionalRequest, TextToImageRequest, brief
 
 VERSION = 1
 _KEY = "flowturbo"
@@ -24,47 +24,32 @@ _MAX_TEXT = 10_000
 _MAX_FIELDS = 300
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All that makes a picture again.
+class _Portable:
+    """What settings of every task do: into a PNG and back, into an address and back.
 
-    Args:
-        model: the model's name.
-        class_names: the classes, in order.
-        plan: a plan such as H1P5R3.
-        guidance_scale: the guidance scale.
-        num_images: images of each class.
-        seed: the seed; image k of them all draws its noise from seed + k.
+    One field, `THINGS`, holds texts, the things of which there are pictures: an address repeats
+    it as `THING`. `KINDS` has the types of all others.
     """
 
-    model: str
-    class_names: tuple[str, ...]
-    plan: str
-    guidance_scale: float
-    num_images: int
-    seed: int
+    THINGS: ClassVar[str]
+    THING: ClassVar[str]
+    KINDS: ClassVar[dict[str, type]]
+    TASK: ClassVar[str]
 
-    @classmethod
-    def of(cls, model: str, request: ClassConditionalRequest, class_names: Sequence[str]) -> Self:
-        """Return the settings of a request to a model with these classes."""
-        return cls(
-            model,
-            tuple(class_names[label] for label in request.class_labels),
-            str(request.plan),
-            request.guidance_scale,
-            request.num_images,
-            request.seed,
-        )
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Return what there are pictures of, in order."""
+        return getattr(self, self.THINGS)
 
     def of_picture(self, index: int) -> Self:
         """Return the settings that make picture `index` of these alone."""
-        name = self.class_names[index // self.num_images]
-        return type(self)(self.model, (name,), self.plan, self.guidance_scale, 1, self.seed + index)
+        own = {self.THINGS: (self.things[index // self.num_images],), "num_images": 1}
+        return replace(self, **own, seed=self.seed + index)
 
     @property
     def file_name(self) -> str:
         """What to call the first picture's file, without its ending."""
-        return f"{safe_name(self.class_names[0])}-{safe_name(self.plan)}-seed{self.seed}"
+        return f"{safe_name(self.things[0])}-{safe_name(self.plan)}-seed{self.seed}"
 
     def png_info(self, versions: Mapping[str, str]) -> PngInfo:
         """Return the PNG text that carries these settings, with what made the picture."""
@@ -107,6 +92,10 @@ class Settings:
                 f"the picture's settings are of version {brief(version)}, and this page reads "
                 f"version {VERSION}"
             )
+        if cls.THINGS not in content:
+            for other in (Settings, TextSettings):
+                if other.THINGS in content:
+                    raise ValueError(f"this picture is of {other.TASK}, not of {cls.TASK}")
         values = {}
         for field in fields(cls):
             if field.name not in content:
@@ -116,8 +105,8 @@ class Settings:
 
     def to_query(self) -> str:
         """Return the query of an address that restores these settings."""
-        pairs = [("class", name) for name in self.class_names]
-        pairs += [(name, str(getattr(self, name))) for name in _QUERY_TYPES]
+        pairs = [(self.THING, text) for text in self.things]
+        pairs += [(name, str(getattr(self, name))) for name in self.KINDS]
         return urlencode(pairs)
 
     @classmethod
@@ -133,37 +122,125 @@ class Settings:
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
         except ValueError as error:
             raise ValueError(f"the address has more than {_MAX_FIELDS} settings") from error
-        if not any(name == "class" or name in _QUERY_TYPES for name, _ in pairs):
+        if not any(name == cls.THING or name in cls.KINDS for name, _ in pairs):
             return None
         values = asdict(default)
-        class_names = tuple(value for name, value in pairs if name == "class")
-        if class_names:
-            values["class_names"] = class_names
+        things = tuple(value for name, value in pairs if name == cls.THING)
+        if things:
+            values[cls.THINGS] = things
         for name, value in pairs:
-            if name in _QUERY_TYPES:
-                values[name] = _converted(name, value, _QUERY_TYPES[name])
+            if name in cls.KINDS:
+                values[name] = _converted(name, value, cls.KINDS[name])
         return cls._checked(values)
 
     @classmethod
     def _checked(cls, values: Mapping[str, Any]) -> Self:
-        names = values["class_names"]
-        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"class_names must be a list of names, not {brief(names)}")
-        for name, kind in _QUERY_TYPES.items():
+        texts = values[cls.THINGS]
+        is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
+        if not is_list or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{cls.THINGS} must be a list of texts, not {brief(texts)}")
+        for name, kind in cls.KINDS.items():
             value = values[name]
             allowed = (int, float) if kind is float else kind
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError(f"{name} must be {_IN_WORDS[kind]}, not {brief(value)}")
-        return cls(**{**values, "class_names": tuple(names)})
+        return cls(**{**values, cls.THINGS: tuple(texts)})
 
 
-_QUERY_TYPES = {
+_KINDS = {
     "model": str,
     "plan": str,
     "guidance_scale": float,
     "num_images": int,
     "seed": int,
 }
+
+
+@dataclass(frozen=True)
+class Settings(_Portable):
+    """All that makes a picture of a class again.
+
+    Args:
+        model: the model's name.
+        class_names: the classes, in order.
+        plan: a plan such as H1P5R3.
+        guidance_scale: the guidance scale.
+        num_images: images of each class.
+        seed: the seed; image k of them all draws its noise from seed + k.
+    """
+
+    THINGS: ClassVar = "class_names"
+    THING: ClassVar = "class"
+    KINDS: ClassVar = _KINDS
+    TASK: ClassVar = "classes"
+
+    model: str
+    class_names: tuple[str, ...]
+    plan: str
+    guidance_scale: float
+    num_images: int
+    seed: int
+
+    @classmethod
+    def of(cls, model: str, request: ClassConditionalRequest, class_names: Sequence[str]) -> Self:
+        """Return the settings of a request to a model with these classes."""
+        return cls(
+            model,
+            tuple(class_names[label] for label in request.class_labels),
+            str(request.plan),
+            request.guidance_scale,
+            request.num_images,
+            request.seed,
+        )
+
+
+@dataclass(frozen=True)
+class TextSettings(_Portable):
+    """All that makes a picture of a text again.
+
+    Args:
+        model: the model's name.
+        prompts: the texts, in order.
+        negative_prompt: what guidance leads away from.
+        plan: a plan such as H1P6R3.
+        guidance_scale: the guidance scale.
+        num_images: images of each prompt.
+        seed: the seed; image k of them all draws its noise from seed + k.
+        height: of each image, in pixels.
+        width: of each image, in pixels.
+    """
+
+    THINGS: ClassVar = "prompts"
+    THING: ClassVar = "prompt"
+    KINDS: ClassVar = _KINDS | {"negative_prompt": str, "height": int, "width": int}
+    TASK: ClassVar = "texts"
+
+    model: str
+    prompts: tuple[str, ...]
+    negative_prompt: str
+    plan: str
+    guidance_scale: float
+    num_images: int
+    seed: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, model: str, request: TextToImageRequest) -> Self:
+        """Return the settings of a request to a model."""
+        return cls(
+            model,
+            request.prompts,
+            request.negative_prompt,
+            str(request.plan),
+            request.guidance_scale,
+            request.num_images,
+            request.seed,
+            request.height,
+            request.width,
+        )
+
+
 _IN_WORDS = {str: "a text", float: "a number", int: "a whole number"}
 
 
@@ -176,4 +253,4 @@ def _converted(name: str, text: str, kind: type) -> Any:
 
 def safe_name(text: str) -> str:
     """Return `text` as a part of a file's name that every system takes."""
-    return re.sub(r"[^\w-]+", "-", text).strip("-")[:60]
+    return re.sub(r"[^\w-]+", "-", text).strip("-")[:60] or "picture"

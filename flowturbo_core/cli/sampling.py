@@ -1,6 +1,7 @@
 """The commands that make pictures, and list what can."""
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Annotated
@@ -20,13 +21,14 @@ from flowturbo_core.cli.shared import (
     split,
 )
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
-from flowturbo_core.metadata import Settings, safe_name
+from flowturbo_core.metadata import Settings, TextSettings, safe_name
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
+    TEXTS,
     ModelDescription,
     bundled_models,
 )
-from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.usage import number
 
 
@@ -44,9 +46,17 @@ def sample(
     class_labels: Annotated[
         str | None, typer.Option(help="Labels or names, separated by commas; default: one of each.")
     ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to show; again for each further text.")
+    ] = None,
+    negative_prompt: Annotated[str, typer.Option(help="What to lead away from.")] = "",
     guidance_scale: GuidanceScale = None,
-    num_images: Annotated[int, typer.Option(parser=number, help="Images for each label.")] = 1,
+    num_images: Annotated[
+        int, typer.Option(parser=number, help="Images for each label or prompt.")
+    ] = 1,
     seed: Seed = 0,
+    height: Annotated[int | None, typer.Option(parser=number, help="Pixels (texts).")] = None,
+    width: Annotated[int | None, typer.Option(parser=number, help="Pixels (texts).")] = None,
     device: Device = None,
     dtype: Dtype = None,
     latents: Annotated[
@@ -58,9 +68,32 @@ def sample(
 ) -> None:
     """Generate images; the last line printed is one JSON object with files and times."""
     target = resolve_device(device)
-    pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
-    labels = pipeline.class_names if class_labels is None else split(class_labels)
-    request = pipeline.request(labels, plan, guidance_scale, num_images, seed)
+    description = ModelDescription.read(model)
+    of_texts = {"prompt": prompt, "negative_prompt": negative_prompt or None}
+    of_texts |= {"height": height, "width": width}
+    asked_of_texts = {name: value for name, value in of_texts.items() if value is not None}
+    if description.task == TEXTS:
+        if class_labels is not None:
+            raise ValueError(f"{description.name} takes a --prompt, not class labels")
+        if prompt is None:
+            raise ValueError(f"{description.name} needs a --prompt: what should it show?")
+        things = asked_of_texts
+    else:
+        if asked_of_texts:
+            option = next(iter(asked_of_texts)).replace("_", "-")
+            raise ValueError(f"{description.name} takes --class-labels, not --{option}")
+        names = description.class_names if class_labels is None else split(class_labels)
+        things = {"class_labels": names}
+    pipeline = load_pipeline(model, target, resolve_dtype(dtype, target))
+    request = pipeline.request(
+        **things, plan=plan, guidance_scale=guidance_scale, num_images=num_images, seed=seed
+    )
+    if description.task == TEXTS:
+        asked = TextSettings.of(description.name, request)
+        for warning in pipeline.warnings(request):
+            print(f"warning: {warning}", file=sys.stderr)
+    else:
+        asked = Settings.of(description.name, request, description.class_names)
     noise = None if latents is None else _read_latents(latents)
     check_folder(output_dir)
     if save_latents is not None:
@@ -69,14 +102,13 @@ def sample(
         check_folder(save_latents.parent)
     output = pipeline.finish(pipeline.job(request, latents=noise), request.plan)
     output_dir.mkdir(parents=True, exist_ok=True)
-    asked = Settings.of(ModelDescription.read(model).name, request, pipeline.class_names)
     files = []
     for k, image in enumerate(output.images):
         settings = asked.of_picture(k)
         if noise is None:
             name, info = settings.file_name, settings.png_info(VERSIONS)
         else:  # no seed makes this picture again
-            name, info = f"{safe_name(settings.class_names[0])}-latents", None
+            name, info = f"{safe_name(settings.things[0])}-latents", None
         files.append(str(output_dir / f"{k:03d}-{name}.png"))
         image.save(files[-1], pnginfo=info)
     if save_latents is not None:

@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from flowturbo_core.metadata import VERSION, Settings
+from flowturbo_core.metadata import VERSION, Settings, TextSettings, safe_name
 
 SETTINGS = Settings("postcards-sit", ("cat", "ringed planet"), "H1P5R3", 1.5, 3, 7)
+TEXT_SETTINGS = TextSettings(
+    "postcards-t2i", ("a cat, red & blue", "🚀 שלום"), "rain", "H1P6R3", 1.5, 2, 7, 128, 192
+)
 
 
 def png(text=None, key="flowturbo", size=(4, 4), kind="PNG"):
@@ -55,6 +58,25 @@ def test_each_picture_has_its_own(index, name, seed):
 def test_into_an_address_and_back():
     default = Settings("other", ("dog",), "H8", 4.0, 1, 0)
     assert Settings.from_query(SETTINGS.to_query(), default) == SETTINGS
+
+
+def test_those_of_texts_go_the_same_ways(tmp_path):
+    file = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(file, pnginfo=TEXT_SETTINGS.png_info({}))
+    assert TextSettings.from_png(file) == TEXT_SETTINGS
+    default = TextSettings("other", ("dog",), "", "H8", 4.0, 1, 0, 64, 64)
+    assert TextSettings.from_query(TEXT_SETTINGS.to_query(), default) == TEXT_SETTINGS
+    own = replace(TEXT_SETTINGS, prompts=("🚀 שלום",), num_images=1, seed=9)
+    assert TEXT_SETTINGS.of_picture(2) == own
+    with pytest.raises(ValueError, match="this picture is of texts, not of classes"):
+        Settings.from_png(file)
+    with pytest.raises(ValueError, match="height must be a whole number, not 'tall'"):
+        TextSettings.from_query("height=tall", default)
+
+
+def test_a_file_is_named_by_what_is_on_it():
+    assert TEXT_SETTINGS.file_name == "a-cat-red-blue-H1P6R3-seed7"
+    assert safe_name("../../etc/passwd") == "etc-passwd" and safe_name("🚀") == "picture"
 
 
 def test_an_address_may_name_a_part_and_more():
@@ -102,8 +124,8 @@ HOSTILE = "<script>alert(1)</script>"
         (text(seed=True), "seed must be a whole number, not True"),
         (text(guidance_scale=[1]), r"guidance_scale must be a number, not \[1\]"),
         (text(plan=None), "plan must be a text, not None"),
-        (text(class_names={"a": 1}), "class_names must be a list of names"),
-        (text(class_names=["cat", 3]), "class_names must be a list of names"),
+        (text(class_names={"a": 1}), "class_names must be a list of texts"),
+        (text(class_names=["cat", 3]), "class_names must be a list of texts"),
         (text(model=HOSTILE * 100, plan=3), "plan must be a text, not 3"),
     ],
 )
