@@ -146,6 +146,19 @@ def bundle_models(
 
 
 @app.command()
+def bundle_text(
+    predictor: Annotated[Path, typer.Option(help="Trained UNet, text encoder and tokenizer.")],
+    refiner: Annotated[Path, typer.Option(help="Trained refiner, a model folder.")],
+    default_plan: Annotated[str, typer.Option(help="The plan where none is given.")] = "H1P6R3",
+    default_guidance_scale: Annotated[float, typer.Option(help="Where none is given.")] = 1.5,
+    output: Annotated[Path, typer.Option(help="Folder of the catalogue.")] = MODELS_FOLDER,
+) -> None:
+    """Make the bundled text-to-image model, with its card, out of finished trainings."""
+    settings = {"default_plan": default_plan, "default_guidance_scale": default_guidance_scale}
+    bundle.bundle_text(predictor, refiner, output, settings)
+
+
+@app.command()
 def bundle_evaluator(
     evaluator: Annotated[Path, typer.Option(help="Trained evaluator, a model folder.")],
     output: Annotated[Path, typer.Option(help="Folder of the catalogue.")] = MODELS_FOLDER,

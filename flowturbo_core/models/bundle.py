@@ -17,12 +17,14 @@ from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
 from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import load_model, read_record
+from flowturbo_core.models.storage import load_model, read_record, write_record
 from flowturbo_core.pipelines.base import CATALOGUE
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 
 AUTOENCODER = "postcards-autoencoder"
 EVALUATOR = "postcards-evaluator"
+TEXT_TO_IMAGE = "postcards-t2i"
 
 _FRONT_MATTER = """---
 license: mit
@@ -74,6 +76,59 @@ def bundle_postcards(
             if (catalogue / written.name).exists():
                 shutil.rmtree(catalogue / written.name)
             written.replace(catalogue / written.name)
+
+
+def bundle_text(predictor: Path, refiner: Path, catalogue: Path, settings: dict[str, Any]) -> None:
+    """Write `postcards-t2i` to `catalogue`, out of a trained UNet with its texts, and a refiner.
+
+    Its autoencoder is the catalogue's, named and not copied. Nothing is written unless all parts
+    can be loaded and belong together; what was there is then replaced.
+    """
+    with tempfile.TemporaryDirectory(dir=catalogue) as scratch:
+        folder = Path(scratch) / TEXT_TO_IMAGE
+        for part in ("unet", "text_encoder", "tokenizer"):
+            shutil.copytree(predictor / part, folder / part)
+        shutil.copytree(refiner, folder / "refiner")
+        for name, trained in (("unet", predictor), ("refiner", refiner)):
+            write_record(read_record(trained), folder / name)
+        index = {
+            "_class_name": "TextToImagePipeline",
+            "_diffusers_version": diffusers.__version__,
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "refiner": ["diffusers", "UNet2DConditionModel"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "vae": [CATALOGUE, AUTOENCODER],
+            **settings,
+        }
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        pipeline = TextToImagePipeline.from_pretrained(folder)
+        (folder / "README.md").write_text(_text_card(pipeline, predictor, refiner))
+        if (catalogue / TEXT_TO_IMAGE).exists():
+            shutil.rmtree(catalogue / TEXT_TO_IMAGE)
+        folder.replace(catalogue / TEXT_TO_IMAGE)
+
+
+def _text_card(pipeline: TextToImagePipeline, predictor: Path, refiner: Path) -> str:
+    text = _FRONT_MATTER.format(
+        tags="text-to-image, flow-matching, FlowTurbo", title="Postcards text-to-image"
+    )
+    text += (
+        f"A UNet velocity predictor ({_parameters(pipeline.unet)}), its FlowTurbo refiner "
+        f"({_parameters(pipeline.refiner.unet)}) and a CLIP text encoder "
+        f"({_parameters(pipeline.text_encoder)}) with a tokenizer of {len(pipeline.tokenizer)} "
+        f"tokens, in Stable Diffusion's layout, on the latents of `{AUTOENCODER}`. UNet and text "
+        "encoder were trained together, from nothing.\n\n"
+        "```python\n"
+        "from flowturbo_core.pipelines.text_to_image import TextToImagePipeline\n\n"
+        'pipeline = TextToImagePipeline.from_pretrained("postcards-t2i")\n'
+        'pipeline("a red sailboat at sunset", plan="H1P6R3").images[0].save("sailboat.png")\n'
+        "```\n\n" + _DATA.format(held_out=_HELD_OUT) + "Eight prompts a scene, whole captions and "
+        "terse ones, of which each says a part of what is to be seen "
+        "(`flowturbo_core/data/postcard_captions.py`).\n\n"
+    )
+    text += _training("UNet and text encoder", "text-flow", read_record(predictor))
+    return text + _training("the refiner", "text-refiner", read_record(refiner)) + _LIMITS
 
 
 def bundle_evaluator(trained: Path, catalogue: Path) -> None:

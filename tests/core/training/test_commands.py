@@ -1,12 +1,9 @@
 """`train autoencoder|flow|refiner`, one after the other, on a tiny recipe and quick scenes."""
 
 import json
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from flowturbo_core.data import scenes
 from flowturbo_core.data.postcards import CLASSES
@@ -19,67 +16,9 @@ from flowturbo_core.models.autoencoder import (
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import load_model, read_record, save_model
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.training import recipes
-from flowturbo_core.training.loop import Hyperparameters
-from flowturbo_core.training.recipes import Recipe, get_recipe
-from tests.conftest import TINY_SIT, TINY_VAE, tiny_pixel_vae
-
-SIT = {name: value for name, value in TINY_SIT.items() if name != "num_classes"}
-FAST = Hyperparameters(batch_size=4, learning_rate=1e-3, warmup_steps=2, ema_decay=0.9)
-TINY = Recipe(
-    autoencoder=TINY_VAE | {"in_channels": 12, "out_channels": 12, "sample_size": 32},
-    autoencoder_training=FAST,
-    predictor=SIT | {"depth": 2},
-    predictor_training=FAST,
-    refiner=SIT | {"depth": 1},
-    refiner_training=FAST,
-    evaluator={"widths": (8,) * 5},
-    evaluator_training=FAST,
-    num_latents=20,
-)
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Use the tiny recipe and small flat scenes; return the numbers of those that were drawn."""
-    seeds = []
-
-    def quick(seed):
-        if seed < 0:
-            raise ValueError(f"seed is {seed!r}")
-        seeds.append(seed)
-        shade = np.random.default_rng(seed).integers(0, 256, 3, dtype=np.uint8)
-        picture = Image.new("RGB", (32, 32), tuple(int(c) for c in shade))
-        return picture, SimpleNamespace(label=seed % len(CLASSES)), ""
-
-    monkeypatch.setattr(scenes, "postcard", quick)
-    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
-    return seeds
-
-
-@pytest.fixture
-def train(command_line, tmp_path):
-    def run(what, *options, output=None):
-        base = ("--recipe", "tiny", "--output", output or tmp_path / what, "--device", "cpu")
-        quiet = (
-            "--workers",
-            0,
-            "--cache",
-            tmp_path / "cache",
-            "--sheet-every",
-            1000,
-            "--no-compile",
-        )
-        return command_line("train", what, *base, *quiet, *options)
-
-    return run
-
-
-def assert_refused(done, *named):
-    assert done.code == 2, done.err
-    assert len(done.err.strip().splitlines()) == 1, done.err
-    for part in named:
-        assert str(part) in done.err
+from flowturbo_core.training.recipes import get_recipe
+from tests.conftest import tiny_pixel_vae
+from tests.core.training.tiny import assert_refused
 
 
 def test_from_nothing_to_pictures(drawn, train, command_line, monkeypatch, tmp_path):
@@ -165,7 +104,9 @@ def predictor_of_another_autoencoder(folder):
     other = tiny_pixel_vae(seed=9)
     save_model(
         SiTPredictor(
-            **TINY.predictor, num_classes=len(CLASSES), autoencoder_hash=autoencoder_hash(other)
+            **get_recipe("tiny").predictor,
+            num_classes=len(CLASSES),
+            autoencoder_hash=autoencoder_hash(other),
         ),
         folder,
     )

@@ -34,6 +34,13 @@ def train(objective, output, steps, settings=SETTINGS, **options):
     return fit(objective, settings, Budget(steps=steps), output, **quiet | options)
 
 
+def assert_refused(done, *named):
+    assert done.code == 2, done.err
+    assert len(done.err.strip().splitlines()) == 1, done.err
+    for part in named:
+        assert str(part) in done.err
+
+
 if __name__ == "__main__":  # python -m tests.core.training.tiny OUTPUT STEPS [resume]
     train(
         flow_objective(),
