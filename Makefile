@@ -13,7 +13,7 @@ GPU_TRAINING := --recipe postcards --device cuda --workers 14
 BASE_PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all screenshots benchmarks tables lint format gpu eval-env clean
+.PHONY: help demo test test-all screenshots benchmarks refiners tables lint format gpu eval-env clean
 
 help:
 	@echo "make demo      install what is needed and start the page on http://127.0.0.1:7860"
@@ -68,8 +68,11 @@ format: $(VENV)/test.stamp
 
 # What assets/benchmarks holds, measured again: hours on a CPU, with nothing else running.
 BENCHMARKS := assets/benchmarks/postcards-sit
-TRADE := H8,H2P4R2,H1P5R3,H1P5R4,H2P4R3,H1P6,H1P7,H2P5,H4,E9
-RIVALS := ab2:9,dpm++:9,unipc:9,fbc:16:0.2
+TRADE := H8,H2P4R2,H1P5R3,H1P5R4,H1P6,H1P7,H2P5,E9
+RIVALS := dpm++:9,fbc:16:0.2
+# The best of them beside all else that costs as much, up to H1P7.
+OTHERS := H1P5R4,H2P4,H3P2,H3P3,H4,H4P1,E8
+OTHER_RIVALS := ab2:9,unipc:9
 # FlowTurbo's table 1 in pairs, table 2 component by component, and the orders of table 4.
 PAIRS := H8,H2P4R2,H11,H2P8R2,H15,H5P7R3,H24,H8P9R5
 COMPONENTS := H7,H7R1,H6P1R2,H4P3R2,H1P6R2,H1P5R3
@@ -77,14 +80,35 @@ ORDERS := P5H7R3,P5R7H3,H5R7P3,[H1P1R1]x3
 benchmarks: $(VENV)/demo.stamp
 	$(RUN) -m flowturbo_core evaluate --plans $(TRADE) --rivals $(RIVALS) --num-samples 2000 \
 	  --json $(BENCHMARKS)-quality.json
+	$(RUN) -m flowturbo_core evaluate --plans $(OTHERS) --rivals $(OTHER_RIVALS) \
+	  --num-samples 2000 --json $(BENCHMARKS)-quality-others.json
 	$(RUN) -m flowturbo_core evaluate --plans "$(PAIRS),$(COMPONENTS),$(ORDERS)" \
-	  --num-samples 500 --json $(BENCHMARKS)-ablations.json
-	$(RUN) -m flowturbo_core bench --plans $(TRADE) --rivals $(RIVALS) --modes eager,compiled \
-	  --json $(BENCHMARKS)-speed.json
+	  --num-samples 500 --metrics frechet,accuracy,solver,reference \
+	  --json $(BENCHMARKS)-ablations.json
+	$(RUN) -m flowturbo_core bench --plans $(TRADE) --rivals $(RIVALS),$(OTHER_RIVALS) \
+	  --modes eager,compiled --json $(BENCHMARKS)-speed.json
+	$(MAKE) refiners
 	$(RUN) -m flowturbo_core straightness --json $(BENCHMARKS)-straightness.json \
 	  --plot $(BENCHMARKS)-straightness.png
 	$(RUN) -m flowturbo_core tune
 	$(MAKE) tables
+
+# The ranges of steps of table 3: the bundled refiner, trained on for as long on each; "guided" on
+# velocities guided as at sampling.
+REFINER := assets/models/postcards-sit
+REFINER_RUNS ?= runs/refiners
+define train_on
+$(RUN) -m flowturbo_core train refiner --init $(REFINER)/refiner --predictor $(REFINER)/predictor \
+  --minutes 5 --learning-rate 5e-4 --seed 5 --num-latents 30000 --output $(REFINER_RUNS)/$(1)
+endef
+refiners: $(VENV)/demo.stamp
+	$(call train_on,up-to-0.06) --max-dt 0.06
+	$(call train_on,up-to-0.12) --max-dt 0.12
+	$(call train_on,up-to-0.25) --max-dt 0.25
+	$(call train_on,guided) --max-dt 0.12 --guidance-scale 1.5
+	$(RUN) -m flowturbo_core compare-refiners --plans H1P5R3,H1P5R4,H2P4R2 --refiners \
+	  $(REFINER)/refiner,$(REFINER)/refiner:released,$(REFINER_RUNS)/up-to-0.06/model,$(REFINER_RUNS)/up-to-0.12/model,$(REFINER_RUNS)/up-to-0.25/model,$(REFINER_RUNS)/guided/model \
+	  --json $(BENCHMARKS)-refiners.json
 
 # The README's tables, out of what `evaluate` and `bench` wrote to assets/benchmarks.
 tables: $(VENV)/demo.stamp

@@ -33,19 +33,23 @@ def quality_table(content: dict[str, Any]) -> str:
     )
 
 
-def pairs_table(content: dict[str, Any]) -> str:
-    """Return how the refining plan with the least solver error differs from those that do not."""
-    refining = [row for row in content["rows"] if row["refiner_evaluations"]]
+def pairs_table(*contents: dict[str, Any]) -> str:
+    """Return how the refining plan with the least solver error differs from those that do not.
+
+    The plan is the first run's best; further runs have it beside other plans.
+    """
+    refining = [row for row in contents[0]["rows"] if row["refiner_evaluations"]]
     best = min(refining, key=lambda row: row["solver_error"])["plan"]
+    pairs = [pair for content in contents for pair in content["pairs"] if pair["plan"] == best]
     columns: dict[str, Callable[[Row], str]] = {
         f"`{best}` beside": lambda pair: f"`{pair['other']}`",
         "its time": lambda pair: f"{pair['time']:.2f}",
         "Frechet distance": lambda pair: _with_interval(pair, "frechet_distance_difference", "+"),
         "solver error": lambda pair: _with_interval(pair, "solver_error_difference", "+"),
     }
-    return _table(columns, [pair for pair in content["pairs"] if pair["plan"] == best]) + (
-        "\nFrom the same run: the time as a share of the other's, and the differences, with 95% "
-        "bootstrap intervals over pairs from the same noise; below zero, it is the better one.\n"
+    return _table(columns, pairs) + (
+        f"\nThe time of `{best}` as a share of the other's, and what it has more, with 95% bootstrap "
+        "intervals over pairs from the same noise: below zero, it is the better one.\n"
     )
 
 
@@ -69,15 +73,46 @@ def speed_table(content: dict[str, Any]) -> str:
     )
 
 
+def refiners_table(content: dict[str, Any]) -> str:
+    """Return what `compare-refiners` measured, a line a refiner, two columns a plan."""
+    rows, plans = content["rows"], list(dict.fromkeys(row["plan"] for row in content["rows"]))
+    columns: dict[str, Callable[[Row], str]] = {"refiner": _refiner}
+    for plan in plans:
+
+        def error(row: Row, plan: str = plan) -> str:
+            (its,) = (r for r in rows if r["plan"] == plan and _refiner(r) == _refiner(row))
+            if its["difference"] == 0:
+                return f"{its['solver_error']:.4f}"
+            return f"{its['solver_error']:.4f}, {_with_interval(its, 'difference', '+', 4)}"
+
+        columns[f"`{plan}`"] = error
+    lines = [row for row in rows if row["plan"] == plans[0]]
+    return _table(columns, lines) + (
+        f"\nSolver errors on 64 noises at guidance {content['guidance_scale']:g}, float32, and how "
+        "much more than none, which carries the velocity on as it is; in brackets 95% bootstrap "
+        f"intervals. {content['machine']}, torch {content['versions']['torch']}.\n"
+    )
+
+
+def _refiner(row: Row) -> str:
+    """Return what a refiner is called: its folder's name, whose training it is."""
+    folder = Path(row["refiner"])
+    if "variant" not in row:
+        return "none"
+    name = "bundled" if folder.name == "refiner" else folder.parent.name
+    return name if row["variant"] == "consistent" else f"{name}, {row['variant']}"
+
+
 def _evaluations(row: Row) -> str:
     counts = f"{row['predictor_evaluations']} + {row['refiner_evaluations']}"
     # A cache skips most of an evaluation, when it does.
     return f"up to {counts}" if row["plan"].startswith("fbc:") else counts
 
 
-def _with_interval(row: Row, name: str, sign: str = "") -> str:
+def _with_interval(row: Row, name: str, sign: str = "", digits: int = 3) -> str:
     low, high = row[f"{name}_interval"]
-    return f"{row[name]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    form = f"{sign}.{digits}f"
+    return f"{row[name]:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
@@ -86,11 +121,13 @@ def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-# Each table of the README: its name there, the file it is made from, and how.
+# Each table of the README: its name there, the files it is made from, and how.
 TABLES = {
-    "quality": ("postcards-sit-quality.json", quality_table),
-    "pairs": ("postcards-sit-quality.json", pairs_table),
-    "speed": ("postcards-sit-speed.json", speed_table),
+    "quality": (("postcards-sit-quality.json",), quality_table),
+    "pairs": (("postcards-sit-quality.json", "postcards-sit-quality-others.json"), pairs_table),
+    "refiners": (("postcards-sit-refiners.json",), refiners_table),
+    "ablations": (("postcards-sit-ablations.json",), quality_table),
+    "speed": (("postcards-sit-speed.json",), speed_table),
 }
 
 
@@ -99,13 +136,13 @@ def with_tables(text: str, benchmarks: Path = BENCHMARKS) -> str:
 
     Raises ValueError if a mark is missing.
     """
-    for name, (file, make) in TABLES.items():
+    for name, (files, make) in TABLES.items():
         begin, end = _BEGIN.format(name=name), _END.format(name=name)
         before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
         if not (found and closed):
             raise ValueError(f"the README has no place for the table {name!r}: {begin} ... {end}")
-        table = make(json.loads((benchmarks / file).read_text()))
+        table = make(*(json.loads((benchmarks / file).read_text()) for file in files))
         text = f"{before}{begin}\n{table}{end}{after}"
     return text
 

@@ -1,4 +1,4 @@
-"""`train text-flow` and `text-refiner`: losses written out again, and from nothing to pictures."""
+"""`train text-flow` and `text-refiner`: losses written out again, from nothing to pictures."""
 
 import pytest
 import torch
