@@ -48,8 +48,8 @@ def pairs_table(*contents: dict[str, Any]) -> str:
         "solver error": lambda pair: _with_interval(pair, "solver_error_difference", "+"),
     }
     return _table(columns, pairs) + (
-        f"\nThe time of `{best}` as a share of the other's, and what it has more, with 95% bootstrap "
-        "intervals over pairs from the same noise: below zero, it is the better one.\n"
+        f"\nThe time of `{best}` as a share of the other's, and what it has more, with 95% "
+        "bootstrap intervals over pairs from the same noise: below zero, it is the better one.\n"
     )
 
 

@@ -13,7 +13,7 @@ def test_the_readme_has_the_tables_of_the_committed_measurements():
 
 
 def test_another_measurement_is_another_table(tmp_path):
-    for file, _ in TABLES.values():
+    for file in {file for files, _ in TABLES.values() for file in files}:
         content = json.loads((BENCHMARKS / file).read_text())
         content["rows"][0]["plan"] = "H9"
         for pair in content.get("pairs", ()):
