@@ -121,8 +121,8 @@ def plan_controls(service: Service) -> PlanControls:
             service,
             summary,
             "Sampling plan",
-            "Presets from the FlowTurbo paper; H8 is plain Heun. While live, moving a slider "
-            f"samples the same seed again.{service.note}",
+            "H8 is plain Heun, the others are FlowTurbo's. While live, moving a slider samples the "
+            f"same seed again.{service.note}",
         )
         budget = gr.Slider(
             0,

@@ -150,8 +150,10 @@ class Service:
 
     @property
     def presets(self) -> list[str]:
-        """The plans of the paper that this model can run."""
-        return [p for p in PAPER_PLANS if self.has_refiner or "R" not in p]
+        """Plain Heun, the model's own plan, and those of the paper that it can run."""
+        own = [] if self._own_counts() is None else [self.model.default_plan]
+        plans = PAPER_PLANS if set(own) <= set(PAPER_PLANS) else (BASELINE, *own, *PAPER_PLANS[1:])
+        return [p for p in plans if self.has_refiner or "R" not in p]
 
     @property
     def default_counts(self) -> tuple[int, int, int]:
@@ -163,11 +165,11 @@ class Service:
 
     @property
     def note(self) -> str:
-        """What a person should know of the model's default plan; empty if nothing."""
+        """What a person should know of the model's default plan."""
+        note = f" This model's own plan is {self.model.default_plan}"
         if self._own_counts() is not None:
-            return ""
-        plan = self.model.default_plan
-        return f" This model's own plan is {plan}, which three sliders cannot say; H8 stands in."
+            return f"{note}."
+        return f"{note}, which three sliders cannot say; {BASELINE} stands in."
 
     def _own_counts(self) -> tuple[int, int, int] | None:
         return _slider_counts(self.model.default_plan)

@@ -136,7 +136,7 @@ def bundle_models(
     autoencoder: Annotated[Path, typer.Option(help="Trained autoencoder, a model folder.")],
     predictor: Annotated[Path, typer.Option(help="Trained predictor, a model folder.")],
     refiner: Annotated[Path, typer.Option(help="Trained refiner, a model folder.")],
-    default_plan: Annotated[str, typer.Option(help="The plan where none is given.")] = "H1P5R3",
+    default_plan: Annotated[str, typer.Option(help="The plan where none is given.")] = "H1P5R4",
     default_guidance_scale: Annotated[float, typer.Option(help="Where none is given.")] = 1.5,
     output: Annotated[Path, typer.Option(help="Folder of the catalogue.")] = MODELS_FOLDER,
 ) -> None:

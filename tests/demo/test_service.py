@@ -326,7 +326,17 @@ def test_the_sliders_open_on_the_models_plan(plan, counts):
     service = Service(replace(MODEL, default_plan=plan), lambda: None)
     assert service.default_counts == counts
     own = SamplePlan.from_counts(*counts)
-    assert (service.note == "") == (str(own) == plan)
+    assert plan in service.note and ("stands in" in service.note) == (str(own) != plan)
+
+
+def test_the_models_own_plan_is_a_preset():
+    paper = ["H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5"]
+    for own, presets in (
+        ("H1P5R3", paper),
+        ("E25", paper),
+        ("H1P5R4", ["H8", "H1P5R4", *paper[1:]]),
+    ):
+        assert Service(replace(MODEL, default_plan=own), lambda: None).presets == presets
 
 
 def test_a_model_without_refiner():
