@@ -12,15 +12,25 @@ def test_the_readme_has_the_tables_of_the_committed_measurements():
     assert with_tables(text) == text
 
 
+def doubled(value):
+    """Return a measurement of which every number that is not whole is twice as large."""
+    if isinstance(value, dict):
+        return {name: doubled(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [doubled(part) for part in value]
+    return 2 * value if isinstance(value, float) else value
+
+
 def test_another_measurement_is_another_table(tmp_path):
     for file in {file for files, _ in TABLES.values() for file in files}:
-        content = json.loads((BENCHMARKS / file).read_text())
-        content["rows"][0]["plan"] = "H9"
-        for pair in content.get("pairs", ()):
-            pair["other"] = pair["other"].replace("H8", "H9")
+        content = doubled(json.loads((BENCHMARKS / file).read_text()))
         (tmp_path / file).write_text(json.dumps(content))
-    changed = with_tables((ROOT / "README.md").read_text(), tmp_path)
-    assert changed.count("| `H9` |") == len(TABLES) and "time / H9" in changed
+    text = (ROOT / "README.md").read_text()
+    changed = with_tables(text, tmp_path)
+    for name in TABLES:
+        mark = f"<!-- {name}: written by"
+        before, after = (t.partition(mark)[2].partition("<!-- end")[0] for t in (text, changed))
+        assert before and after and before != after
 
 
 def test_a_readme_without_its_marks_is_refused():
