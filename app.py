@@ -33,10 +33,10 @@ def main(
         reason = str(error.strerror).partition(" (")[0]
         raise ValueError(f"cannot listen on {host or '127.0.0.1'}:{port}: {reason}") from error
 
-    from demo.service import Service  # only now: what they import takes a second
+    from demo.class_service import ClassService  # only now: what they import takes a second
     from demo.ui import build, launch_options
 
-    service = Service.load(model, device, dtype)
+    service = ClassService.load(model, device, dtype)
     page = build(service).queue(max_size=queue_size)
     page.launch(
         server_name=host,

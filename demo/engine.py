@@ -11,15 +11,16 @@ from typing import Self
 from PIL import Image
 
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Side
+from demo.service import Request
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
 from flowturbo_core.evaluation.stability import curvature
-from flowturbo_core.metadata import Settings
+from flowturbo_core.metadata import Settings, TextSettings
 from flowturbo_core.models.catalog import ModelDescription
-from flowturbo_core.pipelines.base import Progress
-from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.base import FlowPipeline, Progress
+from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
-from flowturbo_core.requests import ClassConditionalRequest
+from flowturbo_core.requests import TextToImageRequest
 from flowturbo_core.timing import Timing, timed
 
 _WARM_UP_IMAGES = 4  # as many as the page opens with
@@ -30,13 +31,13 @@ class Engine:
     """A loaded model.
 
     Args:
-        pipeline: the class-conditional pipeline.
+        pipeline: of classes or of texts.
         name: what the page calls the model.
 
     `rates` are what its parts take here; None before it was warmed up.
     """
 
-    def __init__(self, pipeline: ClassConditionalPipeline, name: str):
+    def __init__(self, pipeline: FlowPipeline, name: str):
         self.pipeline, self.name = pipeline, name
         self.rates: Rates | None = None
 
@@ -48,9 +49,7 @@ class Engine:
         """
         target = resolve_device(device)
         number_format = resolve_dtype(dtype, target)
-        pipeline = ClassConditionalPipeline.from_pretrained(
-            description.folder, target, number_format
-        )
+        pipeline = load_pipeline(description.folder, target, number_format)
         engine = cls(pipeline, description.name)
         engine.warm_up()
         return engine
@@ -74,11 +73,10 @@ class Engine:
             output = pipeline.finish(job, plan, output_type="pt")
         self.rates = Rates.of([(plan, plan.kinds, output.timing)])
 
-    def generate(self, request: ClassConditionalRequest) -> Iterator[Preview | Done]:
+    def generate(self, request: Request) -> Iterator[Preview | Done]:
         """Yield a Preview after every block, then Done."""
         pipeline, plan = self.pipeline, request.plan
-        settings = Settings.of(self.name, request, pipeline.class_names)
-        captions = tuple(pipeline.class_names[label] for label in request.labels)
+        settings, captions = self._settings(request), self._captions(request)
         block_ms, before = [], None
         for progress in pipeline.run(pipeline.job(request), plan):
             block_ms.append(progress.block_ms)
@@ -109,9 +107,18 @@ class Engine:
             VERSIONS,
         )
 
-    def compare(
-        self, requests: Sequence[ClassConditionalRequest]
-    ) -> Iterator[Advanced | Comparison]:
+    def _settings(self, request: Request) -> Settings | TextSettings:
+        if isinstance(request, TextToImageRequest):
+            return TextSettings.of(self.name, request)
+        return Settings.of(self.name, request, self.pipeline.class_names)
+
+    def _captions(self, request: Request) -> tuple[str, ...]:
+        """Return what each image is of."""
+        if isinstance(request, TextToImageRequest):
+            return request.texts
+        return tuple(self.pipeline.class_names[label] for label in request.labels)
+
+    def compare(self, requests: Sequence[Request]) -> Iterator[Advanced | Comparison]:
         """Run two requests that differ in their plans alone, in turn: A B, B A, A B.
 
         So neither always meets the warmer machine. Yields Advanced after every block, and a
@@ -119,13 +126,9 @@ class Engine:
         """
         pipeline, plans = self.pipeline, [request.plan for request in requests]
         job = pipeline.job(requests[0])
-        captions = tuple(pipeline.class_names[label] for label in requests[0].labels)
+        captions = self._captions(requests[0])
         sides = [
-            Side(
-                PlanSummary.of(request.plan),
-                request.plan.kinds,
-                Settings.of(self.name, request, pipeline.class_names),
-            )
+            Side(PlanSummary.of(request.plan), request.plan.kinds, self._settings(request))
             for request in requests
         ]
         for k in range(_ROUNDS):

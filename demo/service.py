@@ -5,19 +5,15 @@ the background: everything that a page is built from is read from its folder wit
 """
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
-from functools import partial
-from threading import Event
 from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakValueDictionary
 
 from demo.accelerator import Accelerator
 from demo.budget import Budget
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stopped
-from flowturbo_core.metadata import Settings
+from demo.tickets import End, Wanted
+from flowturbo_core.metadata import Settings, TextSettings
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription
 from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.plan import PAPER_PLANS, SamplePlan, parse_distinct
@@ -26,6 +22,7 @@ from flowturbo_core.requests import (
     MAX_IMAGES,
     MAX_SEED,
     ClassConditionalRequest,
+    TextToImageRequest,
     brief,
     real_number,
     whole_number,
@@ -33,6 +30,9 @@ from flowturbo_core.requests import (
 
 if TYPE_CHECKING:
     from demo.engine import Engine
+
+Request = ClassConditionalRequest | TextToImageRequest
+Counts = tuple[int, int, int]
 
 # What the page offers, and so what it and its API accept: lowest and highest value.
 HEUN_STEPS = (0, 24)
@@ -43,9 +43,7 @@ NUM_IMAGES = (1, 8)
 NUM_COMPARED = (1, 4)  # images of each class when two plans are run three times each
 BASELINE = "H8"
 
-_FIRST_CLASSES = 4
 _LOOK_AGAIN_S = 0.25
-_MAX_VISITORS = 10_000  # whose last Stop is remembered
 
 
 class Service:
@@ -66,7 +64,7 @@ class Service:
         self.model = model
         self._accelerator = Accelerator() if accelerator is None else accelerator
         self._engine: Future[Engine] = self._accelerator.submit(load)
-        self._wanted = _Wanted()
+        self._wanted = Wanted()
 
     @classmethod
     def load(
@@ -139,11 +137,6 @@ class Service:
         return self.model.name
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes of the model, label 0 first."""
-        return self.model.class_names
-
-    @property
     def has_refiner(self) -> bool:
         """Whether the model can take refiner steps."""
         return self.model.has_refiner
@@ -185,18 +178,6 @@ class Service:
             return BASELINE, own
         return BASELINE, "H2P4R2" if self.has_refiner else "H1P7"
 
-    @property
-    def default_settings(self) -> Settings:
-        """What the page opens with: the first classes at the model's defaults."""
-        return Settings(
-            self.name,
-            self.class_names[:_FIRST_CLASSES],
-            str(_plan(*self.default_counts)),
-            self.model.default_guidance_scale,
-            1,
-            0,
-        )
-
     @staticmethod
     def step_counts(plan: str) -> tuple[int, int, int]:
         """Heun, pseudo-corrector and refiner steps of a plan such as H1P5R3."""
@@ -206,69 +187,13 @@ class Service:
     @staticmethod
     def describe_plan(heun: object, pseudo: object, refiner: object) -> PlanSummary:
         """Summarise the plan of unchecked numbers of steps; ValueError says what is wrong."""
-        return PlanSummary.of(_plan(heun, pseudo, refiner))
+        return PlanSummary.of(plan_of(heun, pseudo, refiner))
 
     def read_plan(self, text: object) -> PlanSummary:
         """Summarise a plan of any form, written by a person; ValueError says what is wrong."""
         plan = SamplePlan.parse(text)
         plan.require_refiner(self.has_refiner)
         return PlanSummary.of(plan)
-
-    def generate_class_conditional(
-        self,
-        class_names: Sequence[str | int],
-        heun: object,
-        pseudo: object,
-        refiner: object,
-        guidance_scale: object,
-        num_images: object,
-        seed: object,
-        randomise: object,
-        visitor: str | None = None,
-        ticket: int = 0,
-    ) -> Iterator[Preview | Done | Stopped]:
-        """Generate images of classes from unchecked values: a Preview a block, then Done.
-
-        Closing the iterator stops the work within one block. So do `stop` and `overtake` by the
-        same `visitor` with this `ticket` or a later one, even before this was called: what they
-        ended is not begun. Raises ValueError for a value that is not allowed,
-        FloatingPointError if the arithmetic overflows.
-        """
-        request = self._request(
-            class_names,
-            _plan(heun, pseudo, refiner),
-            guidance_scale,
-            whole_number("number of images", num_images, *NUM_IMAGES),
-            _seed(seed, randomise),
-        )
-        end = self._wanted.begin(visitor, ticket)
-        return self._until_ended(partial(self._generate, request), end)
-
-    def compare_plans(
-        self,
-        class_names: Sequence[str | int],
-        first_plan: object,
-        second_plan: object,
-        guidance_scale: object,
-        num_images: object,
-        seed: object,
-        randomise: object,
-        visitor: str | None = None,
-        ticket: int = 0,
-    ) -> Iterator[Advanced | Comparison | Stopped]:
-        """Run two plans in turn from the same noise, from unchecked values.
-
-        The last Comparison is done. Ends, and refuses, as `generate_class_conditional` does; two
-        plans that are one are refused as well.
-        """
-        first_seed = _seed(seed, randomise)
-        count = whole_number("number of images", num_images, *NUM_COMPARED)
-        requests = [
-            self._request(class_names, plan, guidance_scale, count, first_seed)
-            for plan in parse_distinct([first_plan, second_plan])
-        ]
-        end = self._wanted.begin(visitor, ticket)
-        return self._until_ended(partial(self._compare, requests), end)
 
     def stop(self, visitor: str, ticket: int) -> None:
         """End all that this visitor asked for up to `ticket`, within one block."""
@@ -278,8 +203,58 @@ class Service:
         """End the same, as something newer is asked for: nobody is told that it was stopped."""
         self._wanted.end(visitor, ticket, stopped=False)
 
-    def restored(self, settings: Settings) -> tuple[list[str], tuple[int, int, int]]:
-        """Return the classes, as the model names them, and the steps of each kind of `settings`.
+    def _request(
+        self, things: Any, plan: SamplePlan, guidance_scale: object, num_images: int, seed: object
+    ) -> Request:
+        """Return a request of unchecked values; `things` is what there are to be pictures of."""
+        raise NotImplementedError  # pragma: no cover
+
+    def _generate(
+        self,
+        things: Any,
+        plan: SamplePlan,
+        guidance_scale: object,
+        num_images: object,
+        seed: object,
+        visitor: str | None,
+        ticket: int,
+    ) -> Iterator[Preview | Done | Stopped | None]:
+        """Yield None while the model is being loaded, a Preview a block, then Done.
+
+        Closing the iterator stops the work within one block. So do `stop` and `overtake` by the
+        same `visitor` with this `ticket` or a later one, even before this was called: what they
+        ended is not begun. Raises ValueError for a value that is not allowed,
+        FloatingPointError if the arithmetic overflows.
+        """
+        count = whole_number("number of images", num_images, *NUM_IMAGES)
+        request = self._checked(things, plan, guidance_scale, count, seed)
+        end = self._wanted.begin(visitor, ticket)
+        return self._until_ended(lambda engine: engine.generate(request), end)
+
+    def _compare(
+        self,
+        things: Any,
+        plans: Sequence[object],
+        guidance_scale: object,
+        num_images: object,
+        seed: object,
+        visitor: str | None,
+        ticket: int,
+    ) -> Iterator[Advanced | Comparison | Stopped | None]:
+        """Run two plans in turn from the same noise; the last Comparison is done.
+
+        Ends, and refuses, as `_generate` does; two plans that are one are refused as well.
+        """
+        count = whole_number("number of images", num_images, *NUM_COMPARED)
+        requests = [
+            self._checked(things, plan, guidance_scale, count, seed)
+            for plan in parse_distinct(plans)
+        ]
+        end = self._wanted.begin(visitor, ticket)
+        return self._until_ended(lambda engine: engine.compare(requests), end)
+
+    def _restored(self, things: Any, settings: Settings | TextSettings) -> tuple[Request, Counts]:
+        """Return the request of settings, and their steps of each kind.
 
         Raises ValueError if this page cannot make the pictures of these settings.
         """
@@ -291,97 +266,30 @@ class Service:
         counts = _counts_of(settings.plan)
         if counts is None:
             raise ValueError(f"plan {brief(settings.plan)} is none of H..P..R..")
-        request = self._request(
-            settings.class_names,
-            _plan(*counts),
-            settings.guidance_scale,
-            whole_number("number of images", settings.num_images, *NUM_IMAGES),
-            settings.seed,
-        )
-        return [self.class_names[label] for label in request.class_labels], counts
+        count = whole_number("number of images", settings.num_images, *NUM_IMAGES)
+        plan, seed = plan_of(*counts), settings.seed
+        return self._checked(things, plan, settings.guidance_scale, count, seed), counts
 
-    def _request(
-        self,
-        class_names: object,
-        plan: SamplePlan,
-        guidance_scale: object,
-        num_images: int,
-        seed: object,
-    ) -> ClassConditionalRequest:
+    def _checked(
+        self, things: Any, plan: SamplePlan, guidance_scale: object, num_images: int, seed: object
+    ) -> Request:
         plan.require_refiner(self.has_refiner)
-        return ClassConditionalRequest.create(
-            [] if class_names is None else class_names,
-            plan,
-            real_number("guidance scale", guidance_scale, *GUIDANCE_SCALE),
-            num_images,
-            seed,
-            self.class_names,
-        )
+        guidance_scale = real_number("guidance scale", guidance_scale, *GUIDANCE_SCALE)
+        return self._request(things, plan, guidance_scale, num_images, seed)
 
-    def _until_ended(self, work: Callable[[], Iterator[Any]], end: "_End") -> Iterator[Any]:
-        yield from self._accelerator.stream(work, end.event)
+    def _until_ended(self, work: Callable[["Engine"], Iterator[Any]], end: End) -> Iterator[Any]:
+        for _ in self.until_loaded():
+            if end.event.is_set():
+                break
+            yield None
+        if not end.event.is_set():
+            # The thread loads first: here, what it loaded is there, or what went wrong is raised.
+            yield from self._accelerator.stream(lambda: work(self._engine.result()), end.event)
         if end.stopped:
             yield Stopped()
 
-    def _generate(self, request: ClassConditionalRequest) -> Iterator[Preview | Done]:
-        # The thread loads first: here, what it loaded is there, or what went wrong is raised.
-        return self._engine.result().generate(request)
 
-    def _compare(
-        self, requests: Sequence[ClassConditionalRequest]
-    ) -> Iterator[Advanced | Comparison]:
-        return self._engine.result().compare(requests)
-
-
-@dataclass(eq=False)
-class _End:
-    """How one request is told to end, and whether because it was stopped."""
-
-    ticket: int
-    event: Event = field(default_factory=Event)
-    stopped: bool = False
-
-    def tell(self, stopped: bool) -> None:
-        self.stopped = stopped
-        self.event.set()
-
-
-class _Wanted:
-    """Which of the visitors' requests are still wanted.
-
-    A visitor numbers requests by tickets that rise. What ends them names the last it means: it may
-    arrive before them, as a click on Stop does while a request still travels or waits its turn.
-    """
-
-    def __init__(self) -> None:
-        self._current: WeakValueDictionary[str, _End] = WeakValueDictionary()
-        self._ended: OrderedDict[str, tuple[int, bool]] = OrderedDict()
-
-    def begin(self, visitor: str | None, ticket: int) -> _End:
-        """Return what tells the request to end; at once, if it no longer is wanted."""
-        end = _End(ticket)
-        if visitor is None:
-            return end
-        last, stopped = self._ended.get(visitor, (-1, False))
-        if ticket <= last:
-            end.tell(stopped)
-        self._current[visitor] = end
-        return end
-
-    def end(self, visitor: str, ticket: int, stopped: bool) -> None:
-        """End what the visitor asked for up to `ticket`."""
-        last, _ = self._ended.get(visitor, (-1, False))
-        if ticket >= last:  # messages may overtake each other on the way
-            self._ended[visitor] = (ticket, stopped)
-            self._ended.move_to_end(visitor)
-        if len(self._ended) > _MAX_VISITORS:
-            self._ended.popitem(last=False)
-        current = self._current.get(visitor)
-        if current is not None and current.ticket <= ticket:
-            current.tell(stopped)
-
-
-def _seed(seed: object, randomise: object) -> object:
+def drawn_seed(seed: object, randomise: object) -> object:
     """Return the seed, unchecked, or one that is drawn."""
     if not isinstance(randomise, bool):
         raise ValueError(f"randomise must be true or false, not {randomise!r}")
@@ -404,7 +312,8 @@ def _slider_counts(plan: str) -> tuple[int, int, int] | None:
     return counts
 
 
-def _plan(heun: object, pseudo: object, refiner: object) -> SamplePlan:
+def plan_of(heun: object, pseudo: object, refiner: object) -> SamplePlan:
+    """Return the plan of unchecked numbers of steps; ValueError says what is wrong."""
     return SamplePlan.from_counts(
         whole_number("Heun steps", heun, *HEUN_STEPS),
         whole_number("pseudo-corrector steps", pseudo, *PSEUDO_STEPS),

@@ -97,8 +97,6 @@ def told(
     """
     try:
         with closing(ask(*values)) as events:
-            for _ in service.until_loaded():
-                yield None
             yield from events
     except (ValueError, FloatingPointError) as error:
         raise gr.Error(in_words(error), print_exception=False) from error

@@ -14,11 +14,11 @@ from diffusers import ModelMixin
 
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
+from flowturbo_core.models.catalog import CATALOGUE
 from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import load_model, read_record, write_record
-from flowturbo_core.pipelines.base import CATALOGUE
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 

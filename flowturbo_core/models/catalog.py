@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, check_class_names, real_number
+from flowturbo_core.requests import (
+    MAX_GUIDANCE_SCALE,
+    MAX_SIDE,
+    brief,
+    check_class_names,
+    real_number,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from flowturbo_core.models.front import Front
@@ -26,6 +33,8 @@ TASKS = {
     "RectifiedFlowPipeline": TEXTS,
     "StableDiffusionPipeline": TEXTS,
 }
+# Where a model_index.json has a library, this says: a model of that name in the catalogue.
+CATALOGUE = "flowturbo_core.catalogue"
 # What a pipeline and a page take where a model's index is silent.
 DEFAULT_PLAN = "H8"
 DEFAULT_GUIDANCE_SCALE = 1.5
@@ -111,6 +120,27 @@ class ModelDescription:
         if text.startswith("---\n"):
             text = text.partition("\n---\n")[2]
         return text.strip()
+
+    @property
+    def image_size(self) -> int:
+        """The side, in pixels, of the images that a model of texts was trained on.
+
+        Raises ValueError, naming the file, if its parts do not say.
+        """
+        index = read_index(self.folder, *TASKS)
+        entry = index.get("vae")
+        is_shared = isinstance(entry, list) and len(entry) == 2 and entry[0] == CATALOGUE
+        vae = model_folder(entry[1]) if is_shared else self.folder / "vae"
+        unet_config, vae_config = (
+            read_json(folder / "config.json") for folder in (self.folder / "unet", vae)
+        )
+        try:
+            levels = len(vae_config["block_out_channels"])
+            patch = math.isqrt(vae_config.get("in_channels", 3) // 3)
+            size = unet_config["sample_size"]
+            return whole_number("image size", size * patch * 2 ** (levels - 1), 8, MAX_SIDE)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.folder} does not say how large its images are") from error
 
     @property
     def class_pictures(self) -> ClassPictures | None:

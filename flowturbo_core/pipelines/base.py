@@ -26,6 +26,7 @@ from flowturbo_core.models.autoencoder import (
     not_finite,
 )
 from flowturbo_core.models.catalog import (
+    CATALOGUE,
     DEFAULT_GUIDANCE_SCALE,
     DEFAULT_PLAN,
     bundled_models,
@@ -41,8 +42,6 @@ from flowturbo_core.tasks import initial_noise
 from flowturbo_core.timing import Timing, timed
 
 AUTOENCODERS = (AutoencoderKL, PixelUnshuffleAutoencoderKL)
-# Where a model_index.json has a library, this says: a model of that name in the catalogue.
-CATALOGUE = "flowturbo_core.catalogue"
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 

@@ -1,6 +1,7 @@
 """Images of a text: a UNet, perhaps its refiner, an autoencoder, and a text encoder."""
 
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from flowturbo_core.models.autoencoder import downsampling_factor
 from flowturbo_core.models.catalog import DEFAULT_GUIDANCE_SCALE, DEFAULT_PLAN, TASKS, TEXTS
+from flowturbo_core.models.lora import add_lora
 from flowturbo_core.models.sit import REFINER_VARIANTS
 from flowturbo_core.models.text_encoder import (
     cut_off,
@@ -25,7 +27,7 @@ from flowturbo_core.models.text_encoder import (
 from flowturbo_core.models.unet import UNetPredictor, UNetRefiner
 from flowturbo_core.pipelines.base import AUTOENCODERS, FlowPipeline, Output, Progress
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import TextToImageRequest, brief
+from flowturbo_core.requests import MAX_SIDE, TextToImageRequest, brief, whole_number
 from flowturbo_core.sampler import Job
 from flowturbo_core.tasks import generate
 
@@ -43,6 +45,14 @@ EXAMPLE_PROMPTS = (
     "sunset",
     "night, city",
     "red mushroom",
+)
+
+# What makes a UNet need another condition beside its embeddings of texts.
+_OTHER_CONDITIONS = (
+    "addition_embed_type",
+    "class_embed_type",
+    "encoder_hid_dim_type",
+    "num_class_embeds",
 )
 
 
@@ -106,7 +116,7 @@ class TextToImagePipeline(FlowPipeline):
         )
         self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
         self.refiner_variant = refiner_variant
-        _check_parts(unet, text_encoder, tokenizer, refiner)
+        _check_parts(unet, vae, text_encoder, tokenizer, refiner)
 
     def parts(self) -> dict[str, Any]:
         """Return what a folder of this model holds, by the name it has there."""
@@ -136,6 +146,17 @@ class TextToImagePipeline(FlowPipeline):
     def window(self) -> int:
         """How many tokens of a prompt are read, its start and end included."""
         return window(self.tokenizer, self.text_encoder)
+
+    def load_lora_weights(self, folder_or_file: str | Path, scale: float = 1.0) -> None:
+        """Add LoRA weights, times `scale`, to those of the UNet and of the text encoder, for good.
+
+        Reads what diffusers reads, its own files and kohya's, if they are safetensors: a file, or a
+        folder with one. A refiner stays as it is. Raises ValueError, naming the file, if it does
+        not fit, and where the package peft is missing: `pip install -r requirements-lora.txt`.
+        """
+        add_lora(self.unet, self.text_encoder, folder_or_file, scale)
+        self._warmed_up.clear()
+        self._steps.clear()
 
     def request(
         self,
@@ -201,8 +222,8 @@ class TextToImagePipeline(FlowPipeline):
         noise = self.noise(shape, seeds, generator, latents)
         # As a float32, which is what the loop is given and chooses its guidance by.
         guidance_scale = float(torch.tensor(request.guidance_scale, dtype=torch.float32))
-        null = self.embed([request.negative_prompt] * len(texts))
-        condition = self.guidance(guidance_scale).pair(self.embed(texts), null)
+        embedded = self.embed([*texts, *[request.negative_prompt] * len(texts)])
+        condition = self.guidance(guidance_scale).pair(*embedded.chunk(2))
         return generate(noise, condition, guidance_scale)
 
     def stream(
@@ -266,11 +287,18 @@ class TextToImagePipeline(FlowPipeline):
 
 def _check_parts(
     unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     refiner: UNet2DConditionModel | None,
 ) -> None:
     channels, width = unet.config.in_channels, unet.config.cross_attention_dim
+    largest = MAX_SIDE // downsampling_factor(vae)
+    whole_number("the UNet's sample_size", unet.config.sample_size, 1, largest)
+    for model in (unet,) if refiner is None else (unet, refiner):
+        for name in _OTHER_CONDITIONS:
+            if (value := model.config.get(name)) is not None:
+                raise ValueError(f"{name} is {brief(value)}: the UNet needs more than a text")
     if unet.config.out_channels != channels:
         raise ValueError(
             f"the UNet takes {channels} channels and gives {unet.config.out_channels}; a velocity "
@@ -281,10 +309,19 @@ def _check_parts(
             f"the text encoder's embeddings are {text_encoder.config.hidden_size} wide, the UNet "
             f"expects {width}"
         )
-    if len(tokenizer) > text_encoder.config.vocab_size:
+    for name, value in (
+        ("model_max_length", tokenizer.model_max_length),
+        ("max_position_embeddings", text_encoder.config.max_position_embeddings),
+    ):
+        if not isinstance(value, Real) or not value >= 3:  # false for NaN too
+            raise ValueError(
+                f"{name} must be at least 3, for the start, the end and a token of a text, not "
+                f"{brief(value)}"
+            )
+    known, last = text_encoder.config.vocab_size, max(tokenizer.get_vocab().values())
+    if last >= known:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, the text encoder knows "
-            f"{text_encoder.config.vocab_size}"
+            f"the tokenizer has tokens up to {last}, the text encoder knows {known}, from 0"
         )
     if refiner is None:
         return

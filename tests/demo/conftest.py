@@ -12,8 +12,8 @@ from PIL import Image
 
 from demo import accelerator as accelerator_module
 from demo import ui
+from demo.class_service import ClassService
 from demo.engine import Engine
-from demo.service import Service
 from flowturbo_core.data import postcards
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoencoder_hash
 from flowturbo_core.models.catalog import ModelDescription
@@ -75,7 +75,7 @@ def postcards_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def service(postcards_folder):
     """Return the service of the tiny model."""
-    service = Service.load(str(postcards_folder), "cpu", "float32")
+    service = ClassService.load(str(postcards_folder), "cpu", "float32")
     service.wait()
     return service
 
@@ -156,7 +156,9 @@ def scripted_service(scripted, monkeypatch):
     """Return a service that hands over every preview at once."""
     monkeypatch.setattr(accelerator_module, "_UNDISTURBED_S", 0)
     monkeypatch.setattr(accelerator_module, "_SETTLING_S", 0)
-    return Service(MODEL, lambda: Engine(scripted, "scripted"))
+    service = ClassService(MODEL, lambda: Engine(scripted, "scripted"))
+    service.wait()
+    return service
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from demo.class_service import ClassService
 from demo.engine import Engine
-from demo.service import Service
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription, bundled_models
@@ -486,7 +486,7 @@ def test_the_page_is_there_before_the_model(browser, serve, postcards_folder, tm
         assert may_load.wait(120)
         return Engine.load(description, "cpu", "float32")
 
-    address = serve(Service(description, load))
+    address = serve(ClassService(description, load))
     visit = Visit(browser, address, SIZES["desk"])
     status = visit.page.locator(".status p")
     expect(status).to_have_text("loading tiny-postcards …")
@@ -536,7 +536,7 @@ SCREENSHOTS = {
 def test_screenshots(browser, address, serve, tmp_path):
     """Save what the README shows: the bundled model's pictures, or else the tiny one's noise."""
     if DEFAULT_MODEL in bundled_models():
-        address = serve(Service.load())
+        address = serve(ClassService.load())
     folder = Path(os.environ.get("FLOWTURBO_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     for name, (size, colours) in SCREENSHOTS.items():

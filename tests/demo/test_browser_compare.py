@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from demo.class_service import ClassService
 from demo.engine import Engine
-from demo.service import Service
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription, bundled_models
 from flowturbo_core.plan import SamplePlan
@@ -59,7 +59,7 @@ def tuned_address(serve, service, postcards_folder, tmp_path_factory):
     folder = shutil.copytree(postcards_folder, tmp_path_factory.mktemp("tuned") / "tuned")
     write_front(folder)
     pipeline = service._engine.result().pipeline
-    return serve(Service(ModelDescription.read(folder), lambda: Engine(pipeline, "tuned")))
+    return serve(ClassService(ModelDescription.read(folder), lambda: Engine(pipeline, "tuned")))
 
 
 class Comparing(Visit):
@@ -209,7 +209,7 @@ def test_screenshots(browser, serve, tuned_address, tmp_path):
     """Save what the README shows: the bundled model's pictures, or else the tiny one's noise."""
     has_chart = True
     if DEFAULT_MODEL in bundled_models():
-        bundled = Service.load()
+        bundled = ClassService.load()
         tuned_address, has_chart = serve(bundled), bundled.model.front is not None
     folder = Path(os.environ.get("FLOWTURBO_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)

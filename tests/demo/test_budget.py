@@ -10,8 +10,8 @@ from playwright.sync_api import expect
 
 from demo import controls
 from demo.budget import Budget
+from demo.class_service import ClassService
 from demo.engine import Engine
-from demo.service import Service
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.plan import SamplePlan
@@ -60,7 +60,7 @@ def tuned(service, postcards_folder, tmp_path_factory):
     write_front(folder, ERRORS | {"E4": 0.55, "H1P3R9": 0.1})  # no sliders say these two
     engine = Engine(service._engine.result().pipeline, "tuned")
     engine.rates = RATES
-    tuned = Service(ModelDescription.read(folder), lambda: engine)
+    tuned = ClassService(ModelDescription.read(folder), lambda: engine)
     tuned.wait()
     return tuned
 
@@ -80,7 +80,7 @@ def test_a_loaded_model_knows_what_its_parts_take(service):
 
 def test_nothing_is_offered_before_the_model_is_loaded():
     gate = threading.Event()
-    waiting = Service(MODEL, lambda: gate.wait(20))
+    waiting = ClassService(MODEL, lambda: gate.wait(20))
     assert waiting.budget is None
     with pytest.raises(ValueError, match="not known of this model yet"):
         waiting.within(100)
@@ -90,7 +90,7 @@ def test_nothing_is_offered_before_the_model_is_loaded():
 def test_a_front_that_cannot_be_read_offers_nothing(postcards_folder, tmp_path):
     folder = shutil.copytree(postcards_folder, tmp_path / "broken")
     (folder / "front.json").write_text("{}")
-    assert Service(ModelDescription.read(folder), lambda: None).front_plans == ()
+    assert ClassService(ModelDescription.read(folder), lambda: None).front_plans == ()
 
 
 def test_the_slider_shows_what_the_plan_takes_within_its_ends(tuned):

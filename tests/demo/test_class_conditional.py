@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from demo import readout, service, ui, wiring
+from demo.class_service import ClassService
 from demo.events import Done, PlanSummary, Preview, Stopped
 from demo.pictures import png_file
-from demo.service import Service
 from demo.tabs import class_conditional
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import ModelDescription
@@ -43,10 +43,10 @@ class FakeService:
     default_settings = SETTINGS
     note = ""
     front_plans, budget = (), None
-    describe_plan = staticmethod(Service.describe_plan)
-    read_plan = Service.read_plan
+    describe_plan = staticmethod(ClassService.describe_plan)
+    read_plan = ClassService.read_plan
     compare_plans = within = None
-    step_counts = staticmethod(Service.step_counts)
+    step_counts = staticmethod(ClassService.step_counts)
 
     def __init__(self, *events):
         self.events, self.asked, self.closed = events, None, False

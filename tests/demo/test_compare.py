@@ -14,10 +14,11 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from demo import comparison, readout
+from demo.class_service import ClassService
 from demo.engine import Engine
 from demo.events import Advanced, Comparison, PlanSummary, Side, Stopped
 from demo.pictures import Difference
-from demo.service import NUM_COMPARED, Service
+from demo.service import NUM_COMPARED
 from demo.tabs import compare
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import ModelDescription
@@ -151,7 +152,7 @@ def test_a_model_without_refiner():
     description = replace(MODEL, has_refiner=False, default_plan="H8")
     pipeline = make_pipeline("H8", with_refiner=False)
     plain = replace(description, class_names=tuple(pipeline.class_names))
-    service = Service(plain, lambda: Engine(pipeline, "plain"))
+    service = ClassService(plain, lambda: Engine(pipeline, "plain"))
     assert service.default_plans == ("H8", "H1P7")
     with pytest.raises(ValueError, match="plan H1P1R1 has refiner steps, but this model has no"):
         ask(service)
@@ -161,9 +162,9 @@ def test_a_model_without_refiner():
 
 def test_the_tab_opens_on_heun_and_the_models_own_plan(service):
     assert service.default_plans == ("H8", "H1P5R3")
-    other = Service(replace(MODEL, default_plan="[H1P1R1]x3"), lambda: None)
+    other = ClassService(replace(MODEL, default_plan="[H1P1R1]x3"), lambda: None)
     assert other.default_plans == ("H8", "[H1P1R1]x3")
-    heun = Service(replace(MODEL, default_plan="H8"), lambda: None)
+    heun = ClassService(replace(MODEL, default_plan="H8"), lambda: None)
     assert heun.default_plans == ("H8", "H2P4R2")
 
 
@@ -237,7 +238,7 @@ def tuned_service(postcards_folder, service, tmp_path):
     folder = shutil.copytree(postcards_folder, tmp_path / "tuned")
     (folder / "front.json").write_text(json.dumps(FRONT))
     description = ModelDescription.read(folder)
-    return Service(description, lambda: Engine(service._engine.result().pipeline, "tuned"))
+    return ClassService(description, lambda: Engine(service._engine.result().pipeline, "tuned"))
 
 
 def shown(service, **changes):
@@ -311,7 +312,7 @@ def test_a_request_waits_for_the_model(scripted):
         assert may_load.wait(20)
         return Engine(scripted, "scripted")
 
-    updates = compare.shown(Service(MODEL, load), *ASKED.values())
+    updates = compare.shown(ClassService(MODEL, load), *ASKED.values())
     assert "Loading" in next(updates)[0]
     may_load.set()
     *_, last = updates

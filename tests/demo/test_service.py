@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from demo import accelerator as accelerator_module
-from demo import service as service_module
+from demo import tickets
+from demo.class_service import ClassService
 from demo.engine import Engine, heun_ms_per_image
 from demo.events import Done, Preview, Stopped
-from demo.service import Service
 from flowturbo_core.data import postcards
 from flowturbo_core.metadata import Settings
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
@@ -187,7 +187,7 @@ def test_what_arrives_late_takes_no_stop_back(scripted_service):
 
 
 def test_only_so_many_visitors_are_remembered(scripted_service, monkeypatch):
-    monkeypatch.setattr(service_module, "_MAX_VISITORS", 2)
+    monkeypatch.setattr(tickets, "_MAX_VISITORS", 2)
     for visitor in ("one", "two", "three"):
         scripted_service.stop(visitor, 1)
     assert list(ask(scripted_service, visitor="three", ticket=1)) == [Stopped()]
@@ -323,7 +323,7 @@ def test_refused_before_anything_runs(scripted, scripted_service, changes, sente
      ("E25", (8, 0, 0))],
 )  # fmt: skip
 def test_the_sliders_open_on_the_models_plan(plan, counts):
-    service = Service(replace(MODEL, default_plan=plan), lambda: None)
+    service = ClassService(replace(MODEL, default_plan=plan), lambda: None)
     assert service.default_counts == counts
     own = SamplePlan.from_counts(*counts)
     assert plan in service.note and ("stands in" in service.note) == (str(own) != plan)
@@ -336,12 +336,12 @@ def test_the_models_own_plan_is_a_preset():
         ("E25", paper),
         ("H1P5R4", ["H8", "H1P5R4", *paper[1:]]),
     ):
-        assert Service(replace(MODEL, default_plan=own), lambda: None).presets == presets
+        assert ClassService(replace(MODEL, default_plan=own), lambda: None).presets == presets
 
 
 def test_a_model_without_refiner():
     plain = replace(MODEL, class_names=tuple(postcards.CLASSES), has_refiner=False)
-    service = Service(plain, lambda: Engine(make_pipeline("H8", with_refiner=False), "plain"))
+    service = ClassService(plain, lambda: Engine(make_pipeline("H8", with_refiner=False), "plain"))
     assert service.presets == ["H8"] and not service.has_refiner
     with pytest.raises(ValueError, match="no refiner"):
         ask(service)
@@ -356,7 +356,7 @@ def test_a_model_without_refiner():
     ],
 )
 def test_what_cannot_be_loaded_is_told_to_whoever_waits(postcards_folder, options, sentence):
-    service = Service.load(str(postcards_folder), **{"device": "cpu"} | options)
+    service = ClassService.load(str(postcards_folder), **{"device": "cpu"} | options)
     for waiting in (service.wait, lambda: list(ask(service))):
         with pytest.raises(ValueError, match=sentence):
             waiting()
@@ -367,7 +367,7 @@ def test_what_cannot_be_loaded_is_told_to_whoever_waits(postcards_folder, option
 
 def test_a_model_that_is_not_there_is_refused_at_once():
     with pytest.raises(ValueError, match="there is no model 'no-such'"):
-        Service.load("no-such")
+        ClassService.load("no-such")
 
 
 def test_a_request_waits_for_the_model(scripted):
@@ -377,7 +377,7 @@ def test_a_request_waits_for_the_model(scripted):
         assert may_load.wait(20)
         return Engine(scripted, "scripted")
 
-    service = Service(MODEL, load)
+    service = ClassService(MODEL, load)
     assert next(service.until_loaded()) is None
     assert service.health() == {"status": "loading", "model": "scripted"}
     threading.Timer(0.2, may_load.set).start()
@@ -391,9 +391,10 @@ def test_a_request_waits_for_the_model(scripted):
 def test_a_page_is_described_without_torch():
     program = (
         "import concurrent.futures, sys\n"
-        "from demo import ui; from demo.service import Accelerator, Service\n"
+        "from demo import ui\n"
+        "from demo.accelerator import Accelerator; from demo.class_service import ClassService\n"
         "Accelerator.submit = lambda self, work: concurrent.futures.Future()\n"
-        "ui.build(Service.load()); print('torch' in sys.modules)"
+        "ui.build(ClassService.load()); print('torch' in sys.modules)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120

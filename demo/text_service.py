@@ -1,0 +1,111 @@
+"""What can be asked of a model of texts."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from demo.events import Advanced, Comparison, Done, Preview, Stopped
+from demo.service import Counts, Service, drawn_seed, plan_of
+from flowturbo_core.metadata import TextSettings
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.requests import TextToImageRequest
+
+EXAMPLES = (
+    "a red sailboat at sunset",
+    "a large yellow balloon on the left, by day",
+    "a small pink house in the snow",
+    "a blue fish leaping from the sea at dawn",
+    "purple mountains behind a lake at night",
+    "white lighthouse, rain",
+)
+
+
+class Wish(NamedTuple):
+    """What there are to be pictures of: unchecked values."""
+
+    prompt: object
+    negative_prompt: object
+    height: object
+    width: object
+
+
+class TextService(Service):
+    """A text-to-image model, and what can be asked of it."""
+
+    @property
+    def default_settings(self) -> TextSettings:
+        """What the page opens with: the first example at the model's defaults."""
+        side = self.model.image_size
+        return TextSettings(
+            self.name,
+            EXAMPLES[:1],
+            "",
+            str(plan_of(*self.default_counts)),
+            self.model.default_guidance_scale,
+            4,
+            0,
+            side,
+            side,
+        )
+
+    def generate_text_to_image(
+        self,
+        prompt: object,
+        negative_prompt: object,
+        heun: object,
+        pseudo: object,
+        refiner: object,
+        guidance_scale: object,
+        height: object,
+        width: object,
+        num_images: object,
+        seed: object,
+        randomise: object,
+        visitor: str | None = None,
+        ticket: int = 0,
+    ) -> Iterator[Preview | Done | Stopped | None]:
+        """Generate images of a text, from unchecked values: see `_generate`."""
+        wish = Wish(prompt, negative_prompt, height, width)
+        plan, seed = plan_of(heun, pseudo, refiner), drawn_seed(seed, randomise)
+        return self._generate(wish, plan, guidance_scale, num_images, seed, visitor, ticket)
+
+    def compare_plans(
+        self,
+        prompt: object,
+        first_plan: object,
+        second_plan: object,
+        guidance_scale: object,
+        num_images: object,
+        seed: object,
+        randomise: object,
+        visitor: str | None = None,
+        ticket: int = 0,
+    ) -> Iterator[Advanced | Comparison | Stopped | None]:
+        """Run two plans in turn from the same noise, from unchecked values: see `_compare`."""
+        wish = Wish(prompt, "", self.model.image_size, self.model.image_size)
+        plans, seed = [first_plan, second_plan], drawn_seed(seed, randomise)
+        return self._compare(wish, plans, guidance_scale, num_images, seed, visitor, ticket)
+
+    def restored(self, settings: TextSettings) -> tuple[TextToImageRequest, Counts]:
+        """Return the request and the steps of each kind of `settings`.
+
+        Raises ValueError if this page cannot make the pictures of these settings.
+        """
+        if len(settings.prompts) != 1:
+            raise ValueError(f"this page takes one prompt at a time, not {len(settings.prompts)}")
+        (prompt,) = settings.prompts
+        wish = Wish(prompt, settings.negative_prompt, settings.height, settings.width)
+        return self._restored(wish, settings)
+
+    def _request(
+        self, things: Any, plan: SamplePlan, guidance_scale: object, num_images: int, seed: object
+    ) -> TextToImageRequest:
+        return TextToImageRequest.create(
+            "" if things.prompt is None else things.prompt,
+            "" if things.negative_prompt is None else things.negative_prompt,
+            plan,
+            guidance_scale,
+            num_images,
+            seed,
+            things.height,
+            things.width,
+        )
