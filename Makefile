@@ -99,7 +99,7 @@ REFINER := assets/models/postcards-sit
 REFINER_RUNS ?= runs/refiners
 define train_on
 $(RUN) -m flowturbo_core train refiner --init $(REFINER)/refiner --predictor $(REFINER)/predictor \
-  --minutes 5 --learning-rate 5e-4 --seed 1 --num-latents 60000 --output $(REFINER_RUNS)/$(1)
+  --minutes 4 --learning-rate 5e-4 --seed 1 --num-latents 60000 --output $(REFINER_RUNS)/$(1)
 endef
 refiners: $(VENV)/demo.stamp
 	$(call train_on,up-to-0.06) --max-dt 0.06

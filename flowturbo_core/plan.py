@@ -161,6 +161,11 @@ def parse_distinct(plans: Sequence[str]) -> list[SamplePlan]:
     if not plans:
         raise ValueError("name at least one plan; the list is empty")
     parsed = [SamplePlan.parse(plan) for plan in plans]
-    if len(set(parsed)) != len(parsed):
-        raise ValueError(f"a plan is named twice in {', '.join(plans)}")
+    known: dict[str, str] = {}
+    for plan in parsed:
+        # P8 is H1P7, as its first P has nothing to reuse: one plan, whatever it is called.
+        if (other := known.get(plan.kinds)) is not None:
+            also = "" if other == str(plan) else f": {plan} is {other}"
+            raise ValueError(f"a plan is named twice in {', '.join(plans)}{also}")
+        known[plan.kinds] = str(plan)
     return parsed

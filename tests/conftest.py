@@ -1,5 +1,6 @@
 """Tiny models that tests share: made once a session, small enough for any machine."""
 
+import json
 import shutil
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from diffusers import AutoencoderKL
 
 from flowturbo_core import cli
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoencoder_hash
+from flowturbo_core.models.front import weights_hash
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 
@@ -70,6 +72,12 @@ def tiny_pipeline(with_refiner=True, vae=None, **changes):
         randomize(refiner, 2) if with_refiner else None,
         "H1P2R1" if with_refiner else "H2P2",
     )
+
+
+def write_front(folder, content):
+    """Write a model's front, found with the weights that it has."""
+    found_with = {"weights": weights_hash(folder)}
+    (folder / "front.json").write_text(json.dumps(found_with | content))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from accelerate import PartialState
 
@@ -32,6 +33,7 @@ from flowturbo_core.models.catalog import (
     ModelDescription,
 )
 from flowturbo_core.models.evaluator import ATTRIBUTES
+from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.plan import MAX_STEPS, SamplePlan, parse_distinct
 from flowturbo_core.requests import whole_number
@@ -102,7 +104,7 @@ def evaluate(
     check_file(json_file)
     target = resolve_device(device)
     shared = PartialState(cpu=target.type == "cpu")
-    if device is None:  # each process has a device of its own
+    if device in (None, target.type):  # each process has a device of its own
         target = shared.device
     number_format = resolve_dtype(dtype, target)
     pipeline = load_pipeline(model, target, number_format)
@@ -127,7 +129,8 @@ def evaluate(
             raise ValueError(f"nothing here can judge the pictures of {settings.model}")
         print("nothing here can judge these pictures: only solver error and time are measured")
     parts = Parts(json_file.with_name(json_file.name + ".parts"))
-    result = evaluation.evaluate(pipeline, settings, parts, evaluator)
+    exact = _in_float32(pipeline, model)
+    result = evaluation.evaluate(pipeline, settings, parts, evaluator, exact)
     if result is None:  # on every process but the first
         return
     write_json(result, json_file)
@@ -173,7 +176,9 @@ def tune(
         num_samples,
         batch_size,
         parts,
+        _in_float32(pipeline, model),
     )
+    content["weights"] = front.weights_hash(folder)
     write_json(content, file)
     parts.remove()
     print(f"wrote {file}")
@@ -291,6 +296,13 @@ def straightness(
         f"S(Z) {content['straightness']:.5g}, "
         f"{content['straightness_per_dimension']:.5g} a dimension"
     )
+
+
+def _in_float32(pipeline: FlowPipeline, model: str) -> FlowPipeline:
+    """Return the model with its weights as they are stored, not as another format rounds them."""
+    if pipeline.dtype == torch.float32:
+        return pipeline
+    return load_pipeline(model, pipeline.device)
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

@@ -5,9 +5,11 @@ was, and several processes share the batches out among themselves.
 """
 
 import hashlib
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from flowturbo_core.evaluation.frechet import (
     feature_statistics,
     frechet_distance,
     precision_recall,
+    share,
 )
 from flowturbo_core.evaluation.parts import Parts
 from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
@@ -58,6 +61,10 @@ DEFAULT_METRICS = METRICS[:3]
 _REFERENCE_SEED = SHEET_SEED + 10_000_000
 _FLOOR_SEED = SHEET_SEED + 20_000_000
 _CLASS_SEED = SHEET_SEED + 30_000_000
+# So many, whatever is compared with them: a Frechet distance grows as either set becomes smaller.
+REFERENCE_SCENES = 10_000
+# Where nothing judges the pictures, plans are run for their times alone, on so many batches.
+_TIMED_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -129,8 +136,11 @@ def evaluate(
     settings: Settings,
     parts: Parts,
     evaluator: PostcardsEvaluator | None,
+    exact: FlowPipeline | None = None,
 ) -> dict[str, Any] | None:
     """Return `rows`, one a plan, beside what they were measured on and the floor.
+
+    `exact` is the model in float32, for the solver error; None where `pipeline` is.
 
     What is done is in `parts`, which the caller removes when the result is written. Where
     `evaluator` is None, only the solver error and the time are measured. Returns None on every
@@ -141,7 +151,11 @@ def evaluate(
     for plan in plans:
         plan.require_refiner(pipeline.refiner is not None)
     parts.claim(asdict(settings))
-    count = -(-settings.num_samples // settings.batch_size)
+    judged = evaluator is not None and {"frechet", "accuracy"} & {*settings.metrics}
+    num_samples = settings.num_samples
+    if not judged:
+        num_samples = min(num_samples, _TIMED_BATCHES * settings.batch_size)
+    count = -(-num_samples // settings.batch_size)
     for number in range(processes.process_index, count, processes.num_processes):
         if parts.read(number) is None:
             parts.save(number, _batch(pipeline, plans, settings, evaluator, number))
@@ -153,7 +167,7 @@ def evaluate(
     rows = [
         {
             "plan": str(plan),
-            "num_samples": settings.num_samples,
+            "num_samples": num_samples,
             "predictor_evaluations": plan.predictor_evaluations,
             "refiner_evaluations": plan.refiner_evaluations,
         }
@@ -161,10 +175,10 @@ def evaluate(
         for k, plan in enumerate(plans)
     ]
     floor, distances, errors, reference = None, [], [], None
-    if evaluator is not None:
+    if judged:
         floor, distances = _judge(pipeline, evaluator, settings, samples, rows)
     if "solver" in settings.metrics:
-        errors, reference = _solve(pipeline, evaluator, settings, plans, rows)
+        errors, reference = _solve(exact or pipeline, evaluator, settings, plans, rows)
     pairs = _pairs(plans, rows, {"frechet_distance": distances, "solver_error": errors})
     content = (
         {"rows": rows, "floor": floor, "pairs": pairs, "reference": reference}
@@ -248,30 +262,35 @@ def _judge(
 ) -> tuple[dict[str, Any], list[Estimate]]:
     """Add to each row what the evaluator says of it.
 
-    Returns what it says of reconstructions, and each row's Frechet distance if it was asked for.
+    Returns what it says of as many scenes, `drawn`, and then `reconstructed`, by the autoencoder;
+    and each row's Frechet distance if it was asked for.
     """
-    count = settings.num_samples
-    split = settings.scenes
-    reference, _, _ = _scenes(
-        pipeline, evaluator, _REFERENCE_SEED, count, split, reconstructed=False
-    )
+    count, many = settings.num_samples, REFERENCE_SCENES
+    look = partial(_scenes, pipeline, evaluator, split=settings.scenes)
+    print(f"drawing {many} scenes to compare with", flush=True)
+    reference, _, _ = look(_REFERENCE_SEED, many, reconstructed=False)
     # What a class decides is called by its own name; a prompt decides up to four things.
     names = dict(enumerate(ATTRIBUTES)) if pipeline.REQUEST is TextToImageRequest else {0: "class"}
-    target = feature_statistics(reference)
+
+    def distance(features: Tensor) -> Estimate:
+        # Of both sets: what is compared with is a sample, too.
+        return bootstrap(
+            lambda i, j: frechet_distance(
+                feature_statistics(features[i]), feature_statistics(reference[j])
+            ),
+            len(features),
+            many,
+        )
 
     def judged(
         features: Tensor, told: Tensor, wanted: Tensor
     ) -> tuple[dict[str, Any], list[Estimate]]:
         found, distances = {}, []
         if "frechet" in settings.metrics:
-            distances = [
-                bootstrap(
-                    lambda i: frechet_distance(feature_statistics(features[i]), target), count
-                )
-            ]
+            distances = [distance(features)]
             found |= _described("frechet_distance", distances[0])
-            if count > 3:
-                found["precision"], found["recall"] = precision_recall(features, reference)
+            if count > 3:  # of equal sets, as these shares depend on how many there are
+                found["precision"], found["recall"] = precision_recall(features, reference[:count])
         if "accuracy" in settings.metrics:
             for k, name in names.items():
                 found |= _accuracy(name, told[:, k], wanted[:, k])
@@ -284,22 +303,20 @@ def _judge(
         found, estimated = judged(*seen, wanted)
         row |= found
         distances += estimated
-    of_scenes = _scenes(pipeline, evaluator, _FLOOR_SEED, count, split, reconstructed=True)
-    return judged(*of_scenes)[0], distances
+    floor = {
+        name: judged(*look(_FLOOR_SEED, count, reconstructed=name == "reconstructed"))[0]
+        for name in ("drawn", "reconstructed")
+    }
+    return floor, distances
 
 
 def _accuracy(name: str, told: Tensor, wanted: Tensor) -> dict[str, Any]:
     """Return the share of (N,) labels told right, of those that are wanted at all."""
-    asked, right = wanted != NOTHING, told == wanted
-    if int(asked.sum()) < 2:
+    asked = wanted != NOTHING
+    if not asked.any():
         return {}
-
-    def share(i: Tensor) -> float:
-        return int((right & asked)[i].sum()) / max(int(asked[i].sum()), 1)
-
-    found = _described(f"{name}_accuracy", bootstrap(share, len(told)))
-    ends = found[f"{name}_accuracy_interval"]
-    return found | {f"{name}_accuracy_interval": tuple(min(max(end, 0.0), 1.0) for end in ends)}
+    value, interval = share((told == wanted)[asked])
+    return {f"{name}_accuracy": value, f"{name}_accuracy_interval": interval}
 
 
 def _described(name: str, estimate: Estimate) -> dict[str, Any]:
@@ -315,12 +332,9 @@ def _pairs(
 
     `measured` has, for each measure, an estimate of every plan in turn, or none.
     """
-    refines = [plan.refiner_evaluations > 0 for plan in plans]
     pairs = []
-    for k in range(len(plans)):
-        for n in range(len(plans)):
-            if not refines[k] or refines[n]:
-                continue
+    for k, n in itertools.permutations(range(len(plans)), 2):
+        if plans[k].refiner_evaluations and not plans[n].refiner_evaluations:
             pair = {"plan": str(plans[k]), "other": str(plans[n])}
             pair["time"] = round(rows[k]["ratio"] / rows[n]["ratio"], 4)
             for name, estimates in measured.items():
@@ -335,6 +349,7 @@ def _scenes(
     evaluator: PostcardsEvaluator,
     first_seed: int,
     count: int,
+    *,
     split: str,
     reconstructed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -356,41 +371,40 @@ def _solve(
     plans: Sequence[Contender],
     rows: list[dict[str, Any]],
 ) -> tuple[list[Estimate], dict[str, float] | None]:
-    """Add the solver error to each row and return it, with the model in float32.
+    """Add the solver error to each row and return it.
 
-    It is that of latents, and of features where there is an evaluator. If it was asked for, also
-    returns what halving the reference's steps changes: how far it moves, as a share of the
-    smallest error, and by how much of itself an error changes at most.
+    The model is in float32. The error is that of latents, and of features where there is an
+    evaluator. If it was asked for, also returns what halving the reference's steps changes: how
+    far it moves, as a share of the smallest error, and by how much of itself an error changes at
+    most.
     """
-    dtype, asked = pipeline.dtype, (settings.guidance_scale, settings.seed)
-    pipeline.to(dtype=torch.float32)
-    try:
-        print("solving the reference", flush=True)
-        reference = solve(pipeline, *asked)
+    asked = (settings.guidance_scale, settings.seed)
+    print("solving the reference", flush=True)
+    reference = solve(pipeline, *asked)
 
-        def seen(latents: Tensor) -> Tensor:
-            return _look(evaluator, decode_latents(pipeline.vae, latents))[0]
+    def seen(latents: Tensor) -> Tensor:
+        return _look(evaluator, decode_latents(pipeline.vae, latents))[0]
 
-        exact = None if evaluator is None else seen(reference)
-        finer = None
-        if "reference" in settings.metrics:
-            finer = solve(pipeline, *asked, num_steps=2 * REFERENCE_STEPS)
-        estimates, changes = [], []
-        for plan, row in zip(plans, rows, strict=True):
-            latents = ends(pipeline, plan, *asked)
-            errors = solver_errors(latents, reference)
-            estimates.append(bootstrap(lambda i, e=errors: root_mean_square(e[i]), len(errors)))
-            row |= _described("solver_error", estimates[-1])
-            if exact is not None:
-                of_features = solver_errors(seen(latents), exact)
-                row["solver_error_of_features"] = root_mean_square(of_features)
-            if finer is not None:
-                error = root_mean_square(solver_errors(latents, finer))
-                changes.append(abs(error / row["solver_error"] - 1))
-        if finer is None:
-            return estimates, None
-        moved = root_mean_square(solver_errors(reference, finer))
-        smallest = min(estimate.value for estimate in estimates)
-        return estimates, {"moved": moved / smallest, "errors_changed": max(changes)}
-    finally:
-        pipeline.to(dtype=dtype)
+    of_reference = None if evaluator is None else seen(reference)
+    finer = None
+    if "reference" in settings.metrics:
+        finer = solve(pipeline, *asked, num_steps=2 * REFERENCE_STEPS)
+    estimates, changes = [], []
+    for plan, row in zip(plans, rows, strict=True):
+        latents = ends(pipeline, plan, *asked)
+        errors = solver_errors(latents, reference)
+        estimates.append(bootstrap(lambda i, e=errors: root_mean_square(e[i]), len(errors)))
+        row |= _described("solver_error", estimates[-1])
+        if of_reference is not None:
+            of_features = solver_errors(seen(latents), of_reference)
+            row["solver_error_of_features"] = root_mean_square(of_features)
+        if finer is not None:
+            error = root_mean_square(solver_errors(latents, finer))
+            changes.append(abs(error / row["solver_error"] - 1))
+    if finer is None:
+        return estimates, None
+    moved = root_mean_square(solver_errors(reference, finer))
+    moved /= min(estimate.value for estimate in estimates)
+    if moved > 0.01:
+        print(f"the reference itself is off by {moved:.1%} of the smallest error", flush=True)
+    return estimates, {"moved": moved, "errors_changed": max(changes)}

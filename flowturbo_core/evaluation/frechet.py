@@ -3,6 +3,7 @@
 Called a Frechet distance throughout: FID is this distance on Inception's features, no other's.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def _distances(features: Tensor, others: Tensor) -> Iterator[Tensor]:
 class Estimate:
     """What a measure is on samples, and on resamples of them (R,), float64.
 
-    Two of as many samples have the same resamples: their difference is then measured in pairs.
+    Two on as many samples have the same resamples: their difference is then measured in pairs.
     """
 
     value: float
@@ -97,20 +98,33 @@ class Estimate:
 
 
 def bootstrap(
-    measure: Callable[[Tensor], float], count: int, resamples: int = 200, seed: int = 0
+    measure: Callable[..., float], *counts: int, resamples: int = 200, seed: int = 0
 ) -> Estimate:
-    """Estimate `measure`, which is given indices (count,), by the bootstrap.
+    """Estimate `measure`, which is given indices (count,) of each of its samples.
 
-    Indices of a resample are drawn with replacement (Efron and Tibshirani, chapter 12). Raises
+    Those of a resample are drawn with replacement (Efron and Tibshirani, chapter 12). Raises
     ValueError for fewer than 2 samples.
     """
-    if count < 2:
-        raise ValueError(f"an interval needs at least 2 samples, not {count}")
+    if min(counts) < 2:
+        raise ValueError(f"an interval needs at least 2 samples, not {min(counts)}")
     generator = torch.Generator().manual_seed(seed)
     values = [
-        measure(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)
+        measure(*(torch.randint(count, (count,), generator=generator) for count in counts))
+        for _ in range(resamples)
     ]
-    return Estimate(measure(torch.arange(count)), torch.tensor(values, dtype=torch.float64))
+    value = measure(*(torch.arange(count) for count in counts))
+    return Estimate(value, torch.tensor(values, dtype=torch.float64))
+
+
+def share(right: Tensor) -> tuple[float, tuple[float, float]]:
+    """Return the share of (N,) that is true, and its 95% interval (Wilson, 1927).
+
+    Near 0 and 1 the standard interval would leave them, or have no width.
+    """
+    n, z2 = len(right), 1.96**2
+    p = float(right.double().mean())
+    middle, half = p + z2 / (2 * n), 1.96 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return p, ((middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n))
 
 
 def check_features(name: str, features: Tensor, least: int = 2) -> None:

@@ -27,7 +27,7 @@ class Parts:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         file, text = self.folder / "settings.json", json.dumps(settings, indent=2)
-        partial = _partial(file)
+        partial = partial_name(file)
         partial.write_text(text)
         try:
             os.link(partial, file)  # of several that claim it at once, one is first
@@ -54,7 +54,7 @@ class Parts:
     def save(self, number: int, arrays: dict[str, Any]) -> None:
         """Write a part whole, or not at all."""
         file = self._file(number)
-        partial = _partial(file)
+        partial = partial_name(file)
         with partial.open("wb") as stream:
             np.savez(stream, **arrays)
         os.replace(partial, file)
@@ -75,6 +75,6 @@ class Parts:
         return self.folder / f"{number:06d}.npz"
 
 
-def _partial(file: Path) -> Path:
+def partial_name(file: Path) -> Path:
     """Return a name beside `file` that no other process writes to."""
     return file.with_name(f"{file.name}.{os.getpid()}.partial")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flowturbo_core.evaluation.frechet import bootstrap
 from flowturbo_core.evaluation.solver_error import ends, root_mean_square, solve, solver_errors
+from flowturbo_core.models.catalog import read_json
 from flowturbo_core.models.sit import REFINER_VARIANTS, SiTRefiner
 from flowturbo_core.models.storage import load_model, read_record
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
@@ -47,11 +48,13 @@ class Refiner:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "runs/wide/model", or "runs/wide/model:released" for that variant."""
+        """Read "runs/wide/model", in the variant it says, or "runs/wide/model:released"."""
         folder, _, variant = text.partition(":")
-        if (variant or "consistent") not in REFINER_VARIANTS:
+        if not variant:
+            variant = read_json(Path(folder) / "config.json").get("variant", "consistent")
+        if variant not in REFINER_VARIANTS:
             raise ValueError(f"refiner variant {brief(variant)} is not one of {REFINER_VARIANTS}")
-        return cls(Path(folder), variant or "consistent")
+        return cls(Path(folder), variant)
 
     def load(self) -> SiTRefiner:
         """Return it, in float32."""

@@ -3,7 +3,8 @@
 A rival is written as its name, a colon and its number of steps: "ab2:9", "dpm++:9", "unipc:9",
 each one evaluation a step, and "fbc:16:0.1", Euler's method with 16 steps on a predictor whose
 diffusers FirstBlockCache skips all blocks but the first while that one's output moves by less
-than 0.1 of itself. Euler's and Heun's own methods are plans, E and H.
+than 0.1 of itself, on average over the batch: it alone depends on the batch's size. Euler's and
+Heun's own methods are plans, E and H.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -70,6 +71,9 @@ def _by_scheduler(scheduler: SchedulerMixin, velocity: Velocity, x: Tensor, step
 _SOLVERS = {"ab2": adams_bashforth_2, "dpm++": dpm_solver, "unipc": unipc, "fbc": euler}
 
 
+_GRAMMAR = "write ab2:9, dpm++:9, unipc:9 or fbc:16:0.1, a solver, its steps and the threshold"
+
+
 @dataclass(frozen=True)
 class Rival:
     """A solver, its number of steps, and how much its cached first block may move.
@@ -83,10 +87,7 @@ class Rival:
 
     def __post_init__(self) -> None:
         if self.solver not in _SOLVERS or (self.solver == "fbc") == (self.threshold is None):
-            raise ValueError(
-                f"rival {str(self)[:60]!r} is not understood; write ab2:9, dpm++:9, unipc:9 or "
-                "fbc:16:0.1"
-            )
+            raise ValueError(_GRAMMAR)
         whole_number("a rival's steps", self.num_steps, 1, MAX_STEPS)
         if self.threshold is not None:
             real_number("a rival's threshold", self.threshold, 0, 10)
@@ -97,12 +98,16 @@ class Rival:
         solver, _, numbers = text.strip().lower().partition(":")
         steps, _, threshold = numbers.partition(":")
         try:
-            return cls(solver, int(steps), float(threshold) if threshold else None)
+            numbers = int(steps), float(threshold) if threshold else None
+        except ValueError:
+            raise ValueError(f"rival {brief(text)} is not understood; {_GRAMMAR}") from None
+        try:
+            return cls(solver, *numbers)
         except ValueError as error:
             raise ValueError(f"rival {brief(text)}: {error}") from error
 
     def __str__(self) -> str:
-        threshold = "" if self.threshold is None else f":{self.threshold:g}"
+        threshold = "" if self.threshold is None else f":{self.threshold!r}"
         return f"{self.solver}:{self.num_steps}{threshold}"
 
     @property

@@ -3,6 +3,7 @@
 import json
 import os
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from flowturbo_core.devices import VERSIONS, describe_device
+from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.base import FlowPipeline
@@ -29,6 +31,12 @@ _RELEASED_VAE = {
     "layers_per_block": 2,
     "latent_channels": 4,
 }
+
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 
 def random_pipeline(
@@ -108,7 +116,8 @@ def bench(
         "batch_size": batch_size,
         "repeats": repeats,
         "guidance_scale": request.guidance_scale,
-        "device": describe_device(pipeline.device),
+        "device": pipeline.device.type,
+        "machine": describe_device(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "peak_memory_mib": peak.mib(),
         "notes": notes,
@@ -160,17 +169,19 @@ class _PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    def mib(self) -> float:
+    def mib(self) -> float | None:
+        """Return mebibytes; None where the system does not say."""
         if self.device.type == "cuda":
             return round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
-        import resource  # only here: Windows has none
-
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+        if resource is None:
+            return None
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kibibytes elsewhere
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def write_json(content: dict[str, Any], file: Path) -> None:
     """Write `content` to `file` in one go: a killed run leaves no partial file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
+    partial = partial_name(file)
     partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, file)

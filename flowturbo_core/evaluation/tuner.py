@@ -6,12 +6,12 @@ more or less of a kind changes a plan's cost and error little; plans in other or
 error.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of, weights_of
@@ -104,14 +104,16 @@ def tune(
     num_samples: int,
     batch_size: int,
     parts: Parts,
+    exact: FlowPipeline | None = None,
 ) -> dict[str, Any]:
     """Return what `models.front` reads: `plans`, cheapest first, and what they were found with.
 
     The front comes from this machine's rates and the solver errors; its plans are then run in
-    turn on `num_samples` images, for the time each really takes and, where something can judge
-    the pictures, the Frechet distance. `budget_ms` None is what H8 takes. `parts` are for those
-    runs; which plans they are of depends on this machine's moment, so what a killed run left is
-    removed.
+    turn on `num_samples` images. One that turns out to take longer than one of less error leaves
+    the front, and so does one whose Frechet distance, where something can judge the pictures, is
+    certainly higher than a cheaper one's. `budget_ms` None is what H8 takes. `exact` is the model
+    in float32; None where `pipeline` is. `parts` are for those runs; which plans they are of
+    depends on this machine's moment, so what a killed run left is removed.
     """
     evaluator = evaluator_of(pipeline)
     settings = Settings(
@@ -129,32 +131,50 @@ def tune(
     rates = measure_rates(pipeline, settings.batch_size, guidance_scale)
     budget = rates.ms_of(SamplePlan("H" * 8)) if budget_ms is None else budget_ms
     budget = real_number("budget_ms", budget, 0, 1e9)
-    errors = measure_errors(pipeline, guidance_scale, seed, rates, budget)
+    errors = measure_errors(exact or pipeline, guidance_scale, seed, rates, budget)
     affordable = {plan: e for plan, e in errors.items() if rates.ms_of(plan) <= budget}
     worth = front(affordable, rates.ms_of)
     settings = replace(settings, plans=tuple(map(str, worth)))
     if parts.folder.exists():
         parts.remove()
-    confirmed = evaluate(pipeline, settings, parts, evaluator)
+    run = evaluate(pipeline, settings, parts, evaluator)
+    rows = [row | {"solver_error": errors[p]} for row, p in zip(run["rows"], worth, strict=True)]
+    rows = confirmed(rows)
+    kept = {row["plan"] for row in rows}
     return {
-        "plans": [
-            row | {"solver_error": errors[plan]}
-            for row, plan in zip(confirmed["rows"], worth, strict=True)
-        ],
+        "plans": rows,
         "others": [
             asdict(
                 FrontPlan(str(plan), plan.predictor_evaluations, plan.refiner_evaluations, error)
             )
             for plan, error in errors.items()
-            if plan not in worth
+            if str(plan) not in kept
         ],
         "budget_ms": budget,
         "rates": asdict(rates),
         **{
-            name: confirmed[name]
+            name: run[name]
             for name in ("guidance_scale", "seed", "batch_size", "dtype", "machine", "versions")
         },
     }
+
+
+def confirmed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a front that stay on it once their plans were run, cheapest first.
+
+    A plan must leave less error than all that took less time, and may not have a Frechet
+    distance whose interval lies above that of one of those.
+    """
+    kept: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda row: row["ms_per_image"]):
+        low, _ = row.get("frechet_distance_interval", (0.0, 0.0))
+        if all(
+            row["solver_error"] < cheaper["solver_error"]
+            and low <= cheaper.get("frechet_distance_interval", (0.0, math.inf))[1]
+            for cheaper in kept
+        ):
+            kept.append(row)
+    return kept
 
 
 def measure_errors(
@@ -164,7 +184,7 @@ def measure_errors(
     rates: Rates,
     budget_ms: float,
 ) -> dict[SamplePlan, float]:
-    """Return the solver errors, in float32, of the plans that are on the front or near it.
+    """Return the solver errors of the plans that are on the front or near it.
 
     The search looks at the first 16 of the solver error's 64 noises; what it finds good, and the
     paper's plans to compare with, is then measured over all of them.
@@ -183,23 +203,18 @@ def measure_errors(
         print(f"{text} over {count} noises", flush=True)
         return found
 
-    dtype = pipeline.dtype
-    pipeline.to(dtype=torch.float32)
-    try:
-        tried = search(
-            lambda plan: error(plan, _SEARCH_NOISES),
-            rates.ms_of,
-            budget_ms,
-            pipeline.refiner is not None,
-        )
-        known = (SamplePlan.parse(plan) for plan in PAPER_PLANS)
-        compared = (p for p in known if pipeline.refiner is not None or not p.refiner_evaluations)
-        return {
-            plan: error(plan, NUM_NOISES)
-            for plan in dict.fromkeys([*front(tried, rates.ms_of, _SLACK), *compared])
-        }
-    finally:
-        pipeline.to(dtype=dtype)
+    tried = search(
+        lambda plan: error(plan, _SEARCH_NOISES),
+        rates.ms_of,
+        budget_ms,
+        pipeline.refiner is not None,
+    )
+    known = (SamplePlan.parse(plan) for plan in PAPER_PLANS)
+    compared = (p for p in known if pipeline.refiner is not None or not p.refiner_evaluations)
+    return {
+        plan: error(plan, NUM_NOISES)
+        for plan in dict.fromkeys([*front(tried, rates.ms_of, _SLACK), *compared])
+    }
 
 
 def _counts(plan: SamplePlan) -> Counts:

@@ -1,14 +1,15 @@
 """The plans of a model that are worth their time, as tuning found them.
 
-They are in `front.json`, in the model's folder or, where that cannot be written, in the user's
-cache folder (`front_files`): every plan with its evaluations and the error that
-it leaves. What it takes differs from machine to machine, and is told from those: `FrontPlan.ms`.
+They are in `front.json`, in the user's cache folder or the model's own (`front_files`): every plan
+with its evaluations and the error that it leaves. What it takes differs from machine to machine,
+and is told from those: `FrontPlan.ms`.
 """
 
 import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,6 +90,8 @@ class Front:
             scale = real_number(
                 "guidance_scale", content.get("guidance_scale"), 0, MAX_GUIDANCE_SCALE
             )
+            if content.get("weights") != weights_hash(folder):
+                raise ValueError("it was found with other weights than the model has; tune again")
             return cls(plans, scale, others)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
@@ -104,15 +107,39 @@ class Front:
 
 
 def front_files(folder: Path) -> tuple[Path, Path]:
-    """Return where the front of the model in `folder` may be: beside it, or in the user's cache."""
+    """Return where the front of the model in `folder` may be, the one to prefer first.
+
+    In the user's cache, as tuning writes it where the folder is not to be written; beside it.
+    """
     key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / FILE_NAME, cache / "flowturbo-studio" / key / FILE_NAME
+    return cache / "flowturbo-studio" / key / FILE_NAME, folder / FILE_NAME
+
+
+def weights_hash(folder: Path) -> str:
+    """Return a hash of all weights in a model's folder: a front is of the model it was found with.
+
+    Of an autoencoder that is shared with others, the predictor's config has the hash.
+    """
+    files = sorted(folder.rglob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(folder)).encode())
+        status = file.stat()
+        digest.update(_file_hash(file, status.st_mtime_ns, status.st_size))
+    return digest.hexdigest()
+
+
+@cache
+def _file_hash(file: Path, modified_ns: int, size: int) -> bytes:
+    """Return the hash of a file; the page asks at every move of a slider."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def writable_front_file(folder: Path) -> Path:
     """Return where tuning saves the front of the model in `folder`."""
-    beside, cached = front_files(folder)
+    cached, beside = front_files(folder)
     return beside if os.access(folder, os.W_OK) else cached
 
 

@@ -1,6 +1,5 @@
 """The Compare tab in a real browser, on a desk and on a telephone."""
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from demo.engine import Engine
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription, bundled_models
 from flowturbo_core.plan import SamplePlan
+from tests.conftest import write_front
 from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
 
 pytestmark = pytest.mark.browser
@@ -38,7 +38,7 @@ WATCH_HEIGHTS = """() => {
 }"""
 
 
-def write_front(folder):
+def write_errors(folder):
     plans = []
     for text, error in ERRORS.items():
         plan = SamplePlan.parse(text)
@@ -50,14 +50,14 @@ def write_front(folder):
                 "solver_error": error,
             }
         )
-    (folder / "front.json").write_text(json.dumps({"plans": plans, "guidance_scale": 2.0}))
+    write_front(folder, {"plans": plans, "guidance_scale": 2.0})
 
 
 @pytest.fixture(scope="module")
 def tuned_address(serve, service, postcards_folder, tmp_path_factory):
     """Return the address of a page whose model has a front; it shares the loaded model."""
     folder = shutil.copytree(postcards_folder, tmp_path_factory.mktemp("tuned") / "tuned")
-    write_front(folder)
+    write_errors(folder)
     pipeline = service._engine.result().pipeline
     return serve(ClassService(ModelDescription.read(folder), lambda: Engine(pipeline, "tuned")))
 

@@ -1,6 +1,5 @@
 """Plans by milliseconds an image: which is chosen, and how the page's sliders follow."""
 
-import json
 import re
 import shutil
 import threading
@@ -16,6 +15,7 @@ from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
+from tests.conftest import write_front
 from tests.demo.conftest import MODEL
 from tests.demo.visits import PATIENCE_MS, SIZES, Visit
 
@@ -48,16 +48,16 @@ def test_what_was_not_measured_is_not_offered():
     assert Budget.of(PLANS, None) is None and Budget.of((), RATES) is None
 
 
-def write_front(folder, errors=ERRORS):
+def write_errors(folder, errors=ERRORS):
     rows = [vars(front_plan(text, error)) for text, error in errors.items()]
-    (folder / "front.json").write_text(json.dumps({"plans": rows, "guidance_scale": 1.5}))
+    write_front(folder, {"plans": rows, "guidance_scale": 1.5})
 
 
 @pytest.fixture(scope="module")
 def tuned(service, postcards_folder, tmp_path_factory):
     """Return a service whose model has a front, at set rates; it shares the loaded model."""
     folder = shutil.copytree(postcards_folder, tmp_path_factory.mktemp("tuned") / "tuned")
-    write_front(folder, ERRORS | {"E4": 0.55, "H1P3R9": 0.1})  # no sliders say these two
+    write_errors(folder, ERRORS | {"E4": 0.55, "H1P3R9": 0.1})  # no sliders say these two
     engine = Engine(service._engine.result().pipeline, "tuned")
     engine.rates = RATES
     tuned = ClassService(ModelDescription.read(folder), lambda: engine)

@@ -1,6 +1,5 @@
 """Comparing two plans: in turn, from one noise, on the page's terms and on programs'."""
 
-import json
 import re
 import shutil
 import threading
@@ -27,6 +26,7 @@ from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_SEED
 from flowturbo_core.timing import Timing
+from tests.conftest import write_front
 from tests.demo.conftest import MODEL, make_pipeline
 
 ASKED = {
@@ -236,7 +236,7 @@ def test_without_a_front_the_note_says_how_to_make_one():
 def tuned_service(postcards_folder, service, tmp_path):
     """Return a service of the tiny model with a front beside it; it shares the loaded model."""
     folder = shutil.copytree(postcards_folder, tmp_path / "tuned")
-    (folder / "front.json").write_text(json.dumps(FRONT))
+    write_front(folder, FRONT)
     description = ModelDescription.read(folder)
     return ClassService(description, lambda: Engine(service._engine.result().pipeline, "tuned"))
 

@@ -15,14 +15,22 @@ from flowturbo_core.data.scenes import Scenes
 from flowturbo_core.evaluation import evaluate as module
 from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of, weights_of
 from flowturbo_core.evaluation.parts import Parts
-from flowturbo_core.models.autoencoder import reconstruct
+from flowturbo_core.evaluation.solver_error import ends, solve
+from flowturbo_core.models.autoencoder import decode_latents, reconstruct
 from flowturbo_core.models.evaluator import PostcardsEvaluator
+from flowturbo_core.plan import SamplePlan
 from tests.conftest import randomize, tiny_pipeline
 from tests.demo.conftest import free_port, make_pipeline
 
 SETTINGS = Settings(
     "tiny", "weights", ("H2", "H1P1R1"), 6, ("frechet", "accuracy"), 1.5, 3, 4, "cpu", "float32"
 )
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch):
+    """Compare with eight scenes instead of ten thousand."""
+    monkeypatch.setattr(module, "REFERENCE_SCENES", 8)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,7 @@ def comparable(content):
 def test_rows_hold_what_was_asked(postcards, evaluator, tmp_path):
     content = run(postcards, evaluator, tmp_path / "parts")
     assert [row["plan"] for row in content["rows"]] == ["H2", "H1P1R1"]
-    for row in (*content["rows"], content["floor"]):
+    for row in (*content["rows"], *content["floor"].values()):
         low, high = row["frechet_distance_interval"]
         assert low < row["frechet_distance"] < high
         assert 0 <= row["class_accuracy"] <= 1
@@ -138,23 +146,31 @@ def test_accuracy_precision_and_recall_are_of_what_was_told(postcards, tmp_path,
     subjects = torch.tensor(labels[:5] + [(labels[5] + 1) % 17])  # the last one is mistaken
     told = torch.stack([subjects, *[torch.zeros(6, dtype=torch.long)] * 3], dim=1)
     told_in_turn = iter([told[:4], told[4:]])
-    near = torch.linspace(0, 1, 6)[:, None].repeat(1, 4)
+    near = torch.linspace(0, 1, 8)[:, None].repeat(1, 4)
     features = iter([near[:1].repeat(4, 1), near[:1].repeat(2, 1)])  # one point, again and again
     monkeypatch.setattr(module, "_look", lambda *_: (next(features), next(told_in_turn)))
-    first = torch.arange(6)[:, None].repeat(1, 4)
-    scenes = {True: (near + 5, torch.zeros_like(first), first), False: (near, None, None)}
-    monkeypatch.setattr(module, "_scenes", lambda *a, reconstructed: scenes[reconstructed])
+    first = torch.arange(8)[:, None].repeat(1, 4)
+
+    def scenes(*asked, split, reconstructed):
+        count = asked[-1]
+        away = 5 if reconstructed else 0
+        return (near + away)[:count], torch.zeros_like(first)[:count], first[:count]
+
+    monkeypatch.setattr(module, "_scenes", scenes)
     content = run(postcards, "an evaluator", tmp_path / "parts", plans=("H2",))
     (row,) = content["rows"]
     assert row["class_accuracy"] == pytest.approx(5 / 6)
     # All that was drawn is among the scenes, of which it covers one.
     assert row["precision"] == 1 and row["recall"] == pytest.approx(1 / 6)
-    assert content["floor"]["class_accuracy"] == pytest.approx(1 / 6)
-    assert content["floor"]["precision"] == 0
+    reconstructed = content["floor"]["reconstructed"]
+    assert reconstructed["class_accuracy"] == pytest.approx(1 / 6)
+    assert reconstructed["precision"] == 0
+    drawn = content["floor"]["drawn"]
+    assert drawn["precision"] == 1 and drawn["frechet_distance"] < reconstructed["frechet_distance"]
 
 
 def test_the_floor_is_of_other_scenes_through_the_autoencoder(postcards, evaluator):
-    ours = module._scenes(postcards, evaluator, 7, 5, "train", reconstructed=True)
+    ours = module._scenes(postcards, evaluator, 7, 5, split="train", reconstructed=True)
     images, labels = Scenes(7)[range(5)]
     seen = reconstruct(postcards.vae, images.float() / 127.5 - 1)
     torch.testing.assert_close(ours[0], module._look(evaluator, seen)[0])
@@ -165,7 +181,7 @@ def test_the_floor_is_of_other_scenes_through_the_autoencoder(postcards, evaluat
 
 def test_an_interval_holds_what_it_is_of(postcards, evaluator, tmp_path):
     content = run(postcards, evaluator, tmp_path / "parts", num_samples=40, batch_size=20)
-    for row in (*content["rows"], content["floor"]):
+    for row in (*content["rows"], *content["floor"].values()):
         low, high = row["frechet_distance_interval"]
         assert low < row["frechet_distance"] < high
 
@@ -192,18 +208,47 @@ def test_without_an_evaluator_the_solver_error_remains(pipeline, tmp_path):
 
 
 def test_the_solver_error_is_measured_in_float32(tmp_path):
-    def errors(name, dtype):
-        pipeline = tiny_pipeline().to(dtype)
-        found = run(pipeline, None, tmp_path / name, plans=("H4",), metrics=("solver",))
-        assert pipeline.dtype == dtype
-        return found["rows"][0]["solver_error"]
+    asked = replace(SETTINGS, plans=("H4",), metrics=("solver",))
+    exact, rounded = tiny_pipeline(), tiny_pipeline().to(torch.bfloat16)
+    errors = [
+        evaluate(*case)["rows"][0]["solver_error"]
+        for case in (
+            (exact, asked, Parts(tmp_path / "full"), None),
+            (rounded, asked, Parts(tmp_path / "half"), None, exact),
+        )
+    ]
+    assert errors[0] == errors[1] and rounded.dtype == torch.bfloat16
 
-    full = errors("full", torch.float32)
-    assert errors("half", torch.bfloat16) == pytest.approx(full, rel=0.1)  # weights are rounded
 
-
-def test_only_postcards_have_an_evaluator(pipeline):
+def test_postcards_alone_have_an_evaluator(pipeline, postcards):
     assert evaluator_of(pipeline) is None
+    assert isinstance(evaluator_of(postcards), PostcardsEvaluator)
+
+
+def test_the_error_of_features_is_the_distance_of_what_the_evaluator_sees(
+    postcards, evaluator, tmp_path
+):
+    asked = {"plans": ("H2",), "metrics": ("solver",)}
+    (row,) = run(postcards, evaluator, tmp_path / "parts", **asked)["rows"]
+    latents = [solve(postcards, 1.5, 3), ends(postcards, SamplePlan("HH"), 1.5, 3)]
+    with torch.no_grad():
+        exact, found = (evaluator(decode_latents(postcards.vae, x)) for x in latents)
+    expected = (found - exact).square().mean().sqrt().item()
+    assert row["solver_error_of_features"] == pytest.approx(expected, rel=1e-4) and expected > 0
+
+
+def test_the_scenes_asked_for_are_of_the_split(postcards):
+    labels, wanted = module._asked(postcards, "held_out", 0, 40)
+    scenes = [sample_scene(module._CLASS_SEED + k, "held_out") for k in range(40)]
+    assert labels == [scene.label for scene in scenes] == [row[0] for row in wanted]
+    assert labels != module._asked(postcards, "train", 0, 40)[0]
+    with pytest.raises(ValueError, match="scenes 'test' is not one of train, held_out, all"):
+        replace(SETTINGS, scenes="test")
+
+
+def test_where_nothing_is_judged_a_few_batches_are_enough(pipeline, tmp_path):
+    content = run(pipeline, None, tmp_path / "p", metrics=("solver",), num_samples=40, batch_size=2)
+    assert [row["num_samples"] for row in content["rows"]] == [8, 8]
 
 
 @pytest.mark.parametrize(
@@ -269,8 +314,8 @@ def test_processes_share_the_batches(pipeline_folder, tmp_path):
         capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for number in range(1, 7):
-        assert done.stdout.count(f"batch {number} of 6") == 1
+    for number in range(1, 5):
+        assert done.stdout.count(f"batch {number} of 4") == 1
     assert json.loads(file.read_text())["num_processes"] == 2
 
 

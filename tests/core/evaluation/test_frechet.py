@@ -11,6 +11,7 @@ from flowturbo_core.evaluation.frechet import (
     feature_statistics,
     frechet_distance,
     precision_recall,
+    share,
 )
 
 
@@ -93,6 +94,26 @@ def test_a_difference_is_measured_in_pairs():
     low, high = (other - one).interval
     assert low == pytest.approx(0.5) and high == pytest.approx(0.5)
     assert one.interval[1] - one.interval[0] > 0.3
+
+
+def test_both_sets_are_resampled():
+    # The reference's own spread is part of the interval: a mean of 20 is known less well than one
+    # of 2,000 by ten times.
+    few, many = normal(20, seed=1, dimensions=1)[:, 0], normal(2000, seed=2, dimensions=1)[:, 0]
+    both = bootstrap(lambda i, j: float(few[i].mean() - many[j].mean()), 20, 2000)
+    one = bootstrap(lambda j: float(many[j].mean()), 2000)
+    assert (both.interval[1] - both.interval[0]) > 5 * (one.interval[1] - one.interval[0])
+
+
+def test_a_share_keeps_within_its_limits():
+    everything, nothing, half = (
+        torch.tensor(x) for x in ([True] * 50, [False] * 50, [True, False] * 25)
+    )
+    value, (low, high) = share(everything)
+    assert value == 1 and 0.92 < low < 0.94 and high == pytest.approx(1)
+    assert share(nothing) == (0, pytest.approx((0, 1 - low)))
+    value, (low, high) = share(half)
+    assert value == 0.5 and low == pytest.approx(0.366, abs=1e-3) and low + high == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

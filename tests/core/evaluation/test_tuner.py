@@ -98,18 +98,36 @@ def test_the_command_line_writes_what_the_page_reads(command_line, pipeline_fold
     assert not list(pipeline_folder.glob("*.parts"))
 
 
-def test_errors_are_measured_in_float32_and_the_format_is_put_back(monkeypatch):
-    pipeline, formats = tiny_pipeline().to(torch.bfloat16), set()
+def test_errors_are_of_the_weights_as_they_are_stored(command_line, pipeline_folder, monkeypatch):
+    formats = set()
 
     def ends(pipeline, plan, *asked):
-        formats.add(pipeline.dtype)
+        formats.add((pipeline.dtype, pipeline.predictor.pos_embed.dtype))
+        stored = pipeline.predictor.x_embedder.proj.weight
+        formats.add(bool((stored.bfloat16().float() != stored).any()))  # not rounded before
         return torch.zeros(16, 4, 8, 8)
 
+    monkeypatch.setattr(tuner, "measure_rates", lambda *arguments: RATES)
     monkeypatch.setattr(tuner, "ends", ends)
     monkeypatch.setattr(tuner, "solve", lambda *asked: torch.ones(16, 4, 8, 8))
-    errors = tuner.measure_errors(pipeline, 1.5, 0, RATES, 40)
-    assert formats == {torch.float32} and pipeline.dtype == torch.bfloat16
-    assert set(errors.values()) == {1.0}
+    options = ("--dtype", "bfloat16", "--device", "cpu", "--num-samples", 2, "--budget-ms", 30)
+    done = command_line("tune", "--model", pipeline_folder, *options)
+    assert done.code == 0, done.err
+    assert formats == {(torch.float32, torch.float32), True}
+
+
+def row(plan, ms, error, interval=None):
+    found = {"plan": plan, "ms_per_image": ms, "solver_error": error}
+    return found if interval is None else found | {"frechet_distance_interval": interval}
+
+
+def test_a_front_is_what_remains_once_its_plans_were_run():
+    as_found = [row("H1P1", 30, 0.5), row("H1P2", 41, 0.4), row("H2P1", 40, 0.3)]
+    kept = [its["plan"] for its in tuner.confirmed(as_found)]
+    assert kept == ["H1P1", "H2P1"]  # H1P2 takes longer than what has less error
+    judged = [row("E1", 10, 0.9, (2.0, 3.0)), row("E2", 20, 0.8, (3.1, 4.0)),
+              row("E3", 30, 0.7, (2.9, 3.5)), row("E4", 40, 0.6, (0.1, 0.2))]  # fmt: skip
+    assert [its["plan"] for its in tuner.confirmed(judged)] == ["E1", "E3", "E4"]
 
 
 @pytest.mark.parametrize(

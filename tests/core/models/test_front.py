@@ -12,6 +12,7 @@ from flowturbo_core.models import front as module
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import Front, FrontPlan, front_files, writable_front_file
 from flowturbo_core.rates import Rates
+from tests.conftest import write_front
 
 ENTRY = {
     "plan": "H1P5R3",
@@ -23,12 +24,8 @@ HEUN = {"plan": "H8", "predictor_evaluations": 16, "refiner_evaluations": 0, "so
 CONTENT = {"plans": [ENTRY, HEUN], "guidance_scale": 2.0, "num_noises": 64}
 
 
-def write(folder, content):
-    (folder / "front.json").write_text(json.dumps(content))
-
-
 def test_a_front_is_read(tmp_path):
-    write(tmp_path, CONTENT)
+    write_front(tmp_path, CONTENT)
     front = Front.of(tmp_path)
     assert front == Front((FrontPlan("H1P5R3", 7, 6, 0.33), FrontPlan("H8", 16, 0, 0.12)), 2.0)
     assert front.solver_error("H8") == 0.12 and front.solver_error("E4") is None
@@ -36,7 +33,7 @@ def test_a_front_is_read(tmp_path):
 
 
 def test_what_was_measured_and_is_not_worth_its_time_is_known_too(tmp_path):
-    write(tmp_path, {"plans": [ENTRY], "others": [HEUN], "guidance_scale": 2.0})
+    write_front(tmp_path, {"plans": [ENTRY], "others": [HEUN], "guidance_scale": 2.0})
     front = Front.of(tmp_path)
     assert [its.plan for its in front.plans] == ["H1P5R3"]
     assert [its.plan for its in front.measured] == ["H1P5R3", "H8"]
@@ -47,22 +44,36 @@ def test_where_the_folder_cannot_be_written_the_users_cache_has_it(tmp_path, mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "model"
     folder.mkdir()
-    beside, cached = front_files(folder)
-    assert cached != front_files(tmp_path)[1] and cached.is_relative_to(tmp_path / "cache")
+    cached, beside = front_files(folder)
+    assert cached != front_files(tmp_path)[0] and cached.is_relative_to(tmp_path / "cache")
     assert writable_front_file(folder) == beside
     monkeypatch.setattr(module.os, "access", lambda path, mode: False)
     assert writable_front_file(folder) == cached
     cached.parent.mkdir(parents=True)
-    write(cached.parent, CONTENT)
-    assert Front.of(folder).solver_error("H8") == 0.12
-    write(folder, CONTENT | {"plans": [ENTRY]})  # what is beside the model comes first
+    write_front(folder, CONTENT | {"plans": [ENTRY]})
     assert Front.of(folder).solver_error("H8") is None
+    write_front(cached.parent, CONTENT)  # found here: it comes before what came with the model
+    assert Front.of(folder).solver_error("H8") == 0.12
+
+
+def test_a_front_of_other_weights_is_none(pipeline_folder):
+    write_front(pipeline_folder, CONTENT)
+    assert Front.of(pipeline_folder).solver_error("H8") == 0.12
+    weights = next((pipeline_folder / "predictor").glob("*.safetensors"))
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(ValueError, match="front.json: it was found with other weights"):
+        Front.of(pipeline_folder)
+    write_front(pipeline_folder, CONTENT | {"weights": None})
+    with pytest.raises(ValueError, match="other weights"):
+        Front.of(pipeline_folder)
 
 
 def test_a_model_says_whether_it_has_one(pipeline_folder):
     described = ModelDescription.read(pipeline_folder)
     assert described.front is None
-    write(pipeline_folder, CONTENT)
+    write_front(pipeline_folder, CONTENT)
     assert described.front.guidance_scale == 2.0
     assert replace(described, folder=pipeline_folder / "nowhere").front is None
 
@@ -96,7 +107,7 @@ def test_a_model_says_whether_it_has_one(pipeline_folder):
     ],
 )
 def test_a_file_that_is_no_front_is_refused_in_a_sentence(tmp_path, content, sentence):
-    write(tmp_path, content)
+    (tmp_path / "front.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=re.escape(sentence)) as refusal:
         Front.of(tmp_path)
     assert "front.json" in str(refusal.value) and "\n" not in str(refusal.value)
