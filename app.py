@@ -33,20 +33,21 @@ def main(
         reason = str(error.strerror).partition(" (")[0]
         raise ValueError(f"cannot listen on {host or '127.0.0.1'}:{port}: {reason}") from error
 
-    from demo.class_service import ClassService  # only now: what they import takes a second
+    from demo.studio import load_services  # only now: what they import takes a second
     from demo.ui import build, launch_options
 
-    service = ClassService.load(model, device, dtype)
-    page = build(service).queue(max_size=queue_size)
+    classes, texts = load_services(model, device, dtype)
+    page = build(classes, texts).queue(max_size=queue_size)
     page.launch(
         server_name=host,
         server_port=port,
         share=share,
         mcp_server=mcp,
         prevent_thread_lock=True,
-        **launch_options(service),
+        **launch_options(classes),
     )
-    service.wait()  # a model that cannot be loaded ends the program
+    for service in filter(None, (classes, texts)):
+        service.wait()  # a model that cannot be loaded ends the program
     page.block_thread()
 
 

@@ -11,9 +11,14 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from demo.service import GUIDANCE_SCALE, Service
+from demo import readout
+from demo.class_service import ClassService
+from demo.events import Done, Preview
+from demo.pictures import captioned, png_file, setting_files
+from demo.service import GUIDANCE_SCALE, HEUN_STEPS, PSEUDO_STEPS, REFINER_STEPS, Service
+from demo.text_service import TextService
 from demo.wiring import GPU, told
-from flowturbo_core.requests import MAX_SEED
+from flowturbo_core.requests import MAX_SEED, MAX_SIDE, MAX_TEXT
 
 Arguments = Mapping[str, tuple[object, dict[str, Any]]]
 
@@ -63,27 +68,19 @@ def publish(
     )
 
 
-def arguments(service: Service, plan: Arguments, num_images: tuple[int, int]) -> Arguments:
-    """Return the default and the JSON schema of what every task takes, around those of its plan.
+def arguments(
+    things: Arguments, plan: Arguments, service: Service, num_images: tuple[int, int]
+) -> Arguments:
+    """Return the default and the JSON schema of what every task takes, around its own.
 
-    `num_images` is the lowest and the highest number of images of each class.
+    `things` says of what there are to be pictures, and `num_images` how many of each.
     """
-    default = service.default_settings
-    label = {"type": "integer", "minimum": 0, "maximum": len(service.class_names) - 1}
-    name = {"type": "string", "description": "a class's name"}
     low, high = GUIDANCE_SCALE
     return {
-        "class_names": (
-            list(default.class_names),
-            {
-                "type": "array",
-                "items": {"anyOf": [name, label]},
-                "description": "names or labels of classes; images come in their order",
-            },
-        ),
+        **things,
         **plan,
         "guidance_scale": (
-            default.guidance_scale,
+            service.default_settings.guidance_scale,
             {
                 "type": "number",
                 "minimum": low,
@@ -91,13 +88,65 @@ def arguments(service: Service, plan: Arguments, num_images: tuple[int, int]) ->
                 "description": f"classifier-free guidance, from {low} to {high}; 1 is none",
             },
         ),
-        "num_images": (1, whole(num_images, "images of each class")),
+        "num_images": (1, whole(num_images, "images of each class or text")),
         "seed": (0, whole((0, MAX_SEED), "image k draws its noise from seed + k")),
         "randomise": (
             False,
             {"type": "boolean", "description": "draw a seed, and leave the given one unused"},
         ),
     }
+
+
+def classes(service: ClassService) -> Arguments:
+    """Return the default and the JSON schema of the classes."""
+    label = {"type": "integer", "minimum": 0, "maximum": len(service.class_names) - 1}
+    name = {"type": "string", "description": "a class's name"}
+    return {
+        "class_names": (
+            list(service.default_settings.class_names),
+            {
+                "type": "array",
+                "items": {"anyOf": [name, label]},
+                "description": "names or labels of classes; images come in their order",
+            },
+        )
+    }
+
+
+def texts(service: TextService) -> Arguments:
+    """Return the default and the JSON schema of a prompt, a negative prompt and a size."""
+    default = service.default_settings
+    side = {"type": "integer", "minimum": 8, "maximum": MAX_SIDE, "multipleOf": 8}
+    return {
+        "prompt": (
+            default.prompts[0],
+            {"type": "string", "maxLength": MAX_TEXT, "description": "what to show"},
+        ),
+        "negative_prompt": (
+            "",
+            {"type": "string", "maxLength": MAX_TEXT, "description": "what to lead away from"},
+        ),
+        "height": (default.height, side | {"description": "in pixels, a multiple of 8"}),
+        "width": (default.width, side | {"description": "in pixels, a multiple of 8"}),
+    }
+
+
+def steps(service: Service) -> Arguments:
+    """Return the default and the JSON schema of the steps of each kind."""
+    heun, pseudo, refiner = service.default_counts
+    return {
+        "heun": (heun, whole(HEUN_STEPS, "Heun steps")),
+        "pseudo": (pseudo, whole(PSEUDO_STEPS, "pseudo-corrector steps")),
+        "refiner": (refiner, whole(REFINER_STEPS, "refiner steps")),
+    }
+
+
+def pictures_and_record(event: Preview | Done) -> tuple:
+    """Return the pictures and, of a result, the record that programs get."""
+    if isinstance(event, Done):
+        files = setting_files(event.pictures, event.settings, event.versions)
+        return captioned(files, event.captions), readout.record(event)
+    return captioned([png_file(p) for p in event.pictures], event.captions), None
 
 
 def whole(limits: tuple[int, int], text: str) -> dict[str, Any]:

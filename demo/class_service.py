@@ -1,11 +1,12 @@
 """What can be asked of a model of classes."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from demo.events import Advanced, Comparison, Done, Preview, Stopped
 from demo.service import Counts, Service, drawn_seed, plan_of
 from flowturbo_core.metadata import Settings
+from flowturbo_core.models.catalog import CLASSES, DEFAULT_MODEL
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import ClassConditionalRequest
 
@@ -14,6 +15,10 @@ _FIRST_CLASSES = 4
 
 class ClassService(Service):
     """A class-conditional model, and what can be asked of it."""
+
+    THING: ClassVar = "class"
+    TASK: ClassVar = CLASSES
+    BUNDLED: ClassVar = DEFAULT_MODEL
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -207,22 +207,23 @@ def budgeted(service: Service, *counts: object) -> gr.Slider:
 
 def guidance_control(service: Service) -> gr.Slider:
     """Add the guidance scale."""
+    thing = service.THING
     return gr.Slider(
         *GUIDANCE_SCALE,
         value=service.default_settings.guidance_scale,
         step=0.1,
         label="Guidance scale",
-        info="How closely to follow the class: 1 is no guidance, 0 no class.",
+        info=f"How closely to follow the {thing}: 1 is no guidance, 0 no {thing}.",
         buttons=[],
         elem_classes="guidance",
     )
 
 
-def images_control(limits: tuple[int, int]) -> gr.Slider:
-    """Add the number of images of each class."""
-    return gr.Slider(
-        *limits, value=1, step=1, label="Images per class", buttons=[], elem_classes="images"
-    )
+def images_control(
+    limits: tuple[int, int], label: str = "Images per class", value: int = 1
+) -> gr.Slider:
+    """Add the number of images of each thing asked for."""
+    return gr.Slider(*limits, value=value, step=1, label=label, buttons=[], elem_classes="images")
 
 
 def seed_controls() -> SeedControls:

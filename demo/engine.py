@@ -107,6 +107,10 @@ class Engine:
             VERSIONS,
         )
 
+    def cut_warnings(self, prompt: str) -> list[str]:
+        """Return what of a prompt is longer than the tokenizer's window. Raises as a request."""
+        return self.pipeline.warnings(self.pipeline.request(prompt))
+
     def _settings(self, request: Request) -> Settings | TextSettings:
         if isinstance(request, TextToImageRequest):
             return TextSettings.of(self.name, request)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from PIL import Image
 
-from flowturbo_core.metadata import Settings
+from flowturbo_core.metadata import AnySettings
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
 
@@ -36,7 +36,7 @@ class Preview:
 
     Args:
         pictures: one an image, in order.
-        captions: the class of each.
+        captions: what each is of: its class or its text.
         block: how many blocks are done, from 1.
         num_blocks: how many the plan has.
         kind: the kind of this block: H, P or R.
@@ -50,7 +50,7 @@ class Preview:
     num_blocks: int
     kind: str
     curvature: tuple[float, ...] | None
-    settings: Settings
+    settings: AnySettings
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Done:
 
     Args:
         pictures: one an image, in order.
-        captions: the class of each.
+        captions: what each is of: its class or its text.
         timing: sampling and decoding, previews not counted.
         plan: the plan and its evaluations.
         kinds: the kind of each block: H, P or R.
@@ -74,7 +74,7 @@ class Done:
     timing: "Timing"
     plan: PlanSummary
     kinds: str
-    settings: Settings
+    settings: AnySettings
     heun_ms_per_image: float | None
     versions: Mapping[str, str]
 
@@ -123,7 +123,7 @@ class Side:
 
     plan: PlanSummary
     kinds: str
-    settings: Settings
+    settings: AnySettings
     pictures: tuple[Image.Image, ...] = ()
     timings: tuple["Timing", ...] = ()
 
@@ -144,7 +144,7 @@ class Comparison:
 
     Args:
         sides: the plans that have pictures: the first alone, at the very beginning, then both.
-        captions: the class of each picture.
+        captions: what each picture is of: its class or its text.
         num_rounds: how often each plan is to be run.
         versions: of what made them.
     """

@@ -14,7 +14,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from flowturbo_core.metadata import Settings
+from flowturbo_core.metadata import AnySettings
 
 _LEVELS = 255
 _MAX_FACTOR = 64
@@ -73,7 +73,7 @@ def png_file(picture: Image.Image, name: str = "picture", text: PngInfo | None =
 
 
 def setting_files(
-    pictures: Sequence[Image.Image], settings: Settings, versions: Mapping[str, str]
+    pictures: Sequence[Image.Image], settings: AnySettings, versions: Mapping[str, str]
 ) -> list[str]:
     """Write pictures, each with the settings that make it again; return their files."""
     files = []

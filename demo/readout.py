@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from demo.events import Done, PlanSummary, Preview
-from flowturbo_core.metadata import Settings
+from flowturbo_core.metadata import AnySettings
 
 KINDS = {"H": "Heun", "P": "pseudo corrector", "R": "refiner"}
 _THUMBNAIL = 72  # pixels a side
@@ -31,7 +31,7 @@ class Run:
         thumbnail: its first picture, as an address.
     """
 
-    settings: Settings
+    settings: AnySettings
     ms_per_image: float
     thumbnail: str
 
@@ -196,17 +196,17 @@ def _round_step(least: float) -> float:
 
 def _history(index: int, run: Run) -> str:
     settings = run.settings
-    count = len(settings.class_names) * settings.num_images
+    count = len(settings.things) * settings.num_images
     return (
         f'<li><button type="button" data-index="{index}"><img src="{run.thumbnail}" alt="">'
         f"<code>{escape(settings.plan)}</code><span>{milliseconds(run.ms_per_image)} ms</span>"
-        f'<span class="of">{escape(", ".join(settings.class_names))}</span>'
+        f'<span class="of">{escape(", ".join(settings.things))}</span>'
         f'<span class="of">{count} × seed {settings.seed}</span></button></li>'
     )
 
 
 def _in_words(run: Run) -> str:
-    names = ", ".join(run.settings.class_names)
+    names = ", ".join(run.settings.things)
     return escape(
         f"{run.settings.plan}, {milliseconds(run.ms_per_image)} ms an image: {names}, "
         f"seed {run.settings.seed}",

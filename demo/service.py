@@ -7,14 +7,14 @@ the background: everything that a page is built from is read from its folder wit
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from demo.accelerator import Accelerator
 from demo.budget import Budget
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stopped
 from demo.tickets import End, Wanted
 from flowturbo_core.metadata import Settings, TextSettings
-from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription
+from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.plan import PAPER_PLANS, SamplePlan, parse_distinct
 from flowturbo_core.requests import (
@@ -49,11 +49,18 @@ _LOOK_AGAIN_S = 0.25
 class Service:
     """A model, and what can be asked of it.
 
+    Subclasses say in `THING` what there are pictures of, in `TASK` as a model's index does, and in
+    `BUNDLED` which model it is where none is named.
+
     Args:
         model: what its folder says of it.
         load: makes the engine; called on the accelerator's thread.
         accelerator: the thread that loads and runs it.
     """
+
+    THING: ClassVar[str]
+    TASK: ClassVar[str]
+    BUNDLED: ClassVar[str]
 
     def __init__(
         self,
@@ -68,21 +75,27 @@ class Service:
 
     @classmethod
     def load(
-        cls, model: str | None = None, device: str | None = None, dtype: str | None = None
+        cls,
+        model: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        accelerator: Accelerator | None = None,
     ) -> Self:
         """Begin to load a model by name or folder; None takes the bundled one, the best device.
 
         Raises ValueError, in one sentence, for a model that is not there; what goes wrong later,
         `wait` raises.
         """
-        description = ModelDescription.read(DEFAULT_MODEL if model is None else model)
+        description = ModelDescription.read(cls.BUNDLED if model is None else model)
+        if description.task != cls.TASK:
+            raise ValueError(f"{description.name} makes pictures of {description.task}")
 
         def load() -> "Engine":
             from demo.engine import Engine  # on the accelerator's thread: it takes seconds
 
             return Engine.load(description, device, dtype)
 
-        return cls(description, load)
+        return cls(description, load, accelerator)
 
     def wait(self) -> None:
         """Wait until the model is loaded; raise what went wrong, if it cannot be."""

@@ -1,11 +1,13 @@
 """What can be asked of a model of texts."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from html import escape
+from typing import Any, ClassVar, NamedTuple
 
 from demo.events import Advanced, Comparison, Done, Preview, Stopped
 from demo.service import Counts, Service, drawn_seed, plan_of
 from flowturbo_core.metadata import TextSettings
+from flowturbo_core.models.catalog import DEFAULT_TEXT_MODEL, TEXTS
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import TextToImageRequest
 
@@ -30,6 +32,10 @@ class Wish(NamedTuple):
 
 class TextService(Service):
     """A text-to-image model, and what can be asked of it."""
+
+    THING: ClassVar = "text"
+    TASK: ClassVar = TEXTS
+    BUNDLED: ClassVar = DEFAULT_TEXT_MODEL
 
     @property
     def default_settings(self) -> TextSettings:
@@ -67,6 +73,19 @@ class TextService(Service):
         wish = Wish(prompt, negative_prompt, height, width)
         plan, seed = plan_of(heun, pseudo, refiner), drawn_seed(seed, randomise)
         return self._generate(wish, plan, guidance_scale, num_images, seed, visitor, ticket)
+
+    def cut_warning(self, prompt: str) -> str:
+        """Return, in HTML, what of a prompt is not read; empty if all of it is, or nobody knows.
+
+        Which that is only the loaded tokenizer can say.
+        """
+        if not self._engine.done() or self._engine.exception() is not None:
+            return ""
+        try:
+            warnings = self._engine.result().cut_warnings(prompt)
+        except ValueError:  # Generate says what is wrong with it
+            return ""
+        return "".join(f'<p class="hint refused">{escape(text)}</p>' for text in warnings)
 
     def compare_plans(
         self,

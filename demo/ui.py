@@ -10,8 +10,10 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from demo import wiring
+from demo.class_service import ClassService
 from demo.service import Service
-from demo.tabs import about, class_conditional, compare
+from demo.tabs import about, class_conditional, compare, text_to_image
+from demo.text_service import TextService
 
 # Fonts the reader already has: the page downloads nothing from elsewhere.
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
@@ -61,8 +63,8 @@ _HERE = Path(__file__).parent
 _CACHE_SECONDS = 3600
 
 
-def build(service: Service) -> gr.Blocks:
-    """Return the page, served by `service`."""
+def build(service: ClassService, texts: TextService | None = None) -> gr.Blocks:
+    """Return the page, served by `service` and, where there is a model of texts, by `texts`."""
     with gr.Blocks(
         title="FlowTurbo Studio",
         analytics_enabled=False,
@@ -78,6 +80,9 @@ def build(service: Service) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Class-conditional", id="class-conditional"):
                 class_conditional.build(service, page)
+            if texts is not None:
+                with gr.Tab("Text to image", id="text-to-image"):
+                    text_to_image.build(texts, page)
             with gr.Tab("Compare", id="compare"):
                 compare.build(service)
             with gr.Tab("About", id="about"):

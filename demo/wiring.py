@@ -16,7 +16,7 @@ from demo.controls import HELPER, PlanControls, Results, RunControls, VisitContr
 from demo.events import Done, Preview, Stopped
 from demo.pictures import captioned, png_file, setting_files, zip_file
 from demo.service import Service
-from flowturbo_core.metadata import Settings
+from flowturbo_core.metadata import QUERY_NAMES, AnySettings
 
 # Every event that computes shares this: one at a time on the accelerator, the others wait.
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
@@ -45,14 +45,13 @@ _AS_READOUT = f"(html) => {_BUTTONS}(html.includes({json.dumps(readout.BAR)}))"
 # nothing to begin with is only passed through: the line under the sliders says so already.
 _MOVED = "(live, moves, heun, pseudo) => live && heun + pseudo > 0 ? moves + 1 : moves"
 # The address always says what is shown, so that it can be kept and passed on.
-_FOLLOW_ADDRESS = """(record) => {
+_FOLLOW_ADDRESS = f"""(record) => {{
     if (!record) return;
     const others = new URLSearchParams(location.search);
-    const ours = new URLSearchParams(record.query);
-    ours.forEach((value, name) => others.delete(name));
+    {json.dumps(QUERY_NAMES)}.forEach((name) => others.delete(name));
     const query = [record.query, others.toString()].filter((part) => part).join("&");
     history.replaceState(null, "", "?" + query + location.hash);
-}"""
+}}"""
 _READ_ADDRESS = "(live, moves) => [live, moves, location.search.slice(1)]"
 _MAX_RUNS = 50  # that a visit remembers
 _MAX_STRIPS = 8  # pictures of a run whose trajectory is kept
@@ -157,13 +156,14 @@ def _finished(
 
 def connect(
     service: Service,
+    task: str,
     ask: Callable[..., Iterator[Preview | Done | Stopped]],
     inputs: Sequence[Component],
     plan: PlanControls,
     buttons: RunControls,
     results: Results,
 ) -> None:
-    """Make Generate ask the service by `ask`, and Stop end it.
+    """Make Generate ask the service by `ask`, and Stop end it; `task` is the tab's own name.
 
     So do the plan's controls, while they are live, with the seed that is there. The last two of
     `inputs` are the seed and whether to draw one.
@@ -185,7 +185,7 @@ def connect(
     afforded.then(**let_go)
     connect_runs(
         service,
-        "class-conditional",
+        task,
         [(buttons.presses, generate), (plan.moves, again)],
         inputs,
         [*results[:2], seed, *results[2:]],
@@ -280,7 +280,7 @@ def connect_runs(
 def connect_visit(
     page: gr.Blocks,
     service: Service,
-    values_of: Callable[[Settings], tuple],
+    values_of: Callable[[AnySettings], tuple],
     inputs: Sequence[Component],
     plan: PlanControls,
     results: Results,
@@ -306,7 +306,9 @@ def connect_visit(
             return gr.skip()
         return latest.trajectories[picked.index]
 
-    def restored(settings: Settings, live: bool, moves: int) -> tuple:
+    kind = type(service.default_settings)
+
+    def restored(settings: AnySettings, live: bool, moves: int) -> tuple:
         values = values_of(settings)
         if not live:
             gr.Info("The settings are back; Generate makes their pictures.")
@@ -320,13 +322,13 @@ def connect_visit(
 
     def from_picture(live: bool, moves: int, file: str) -> tuple:
         try:
-            return restored(Settings.from_png(file), live, moves)
+            return restored(kind.from_png(file), live, moves)
         except ValueError as error:
             raise gr.Error(sentence(error), print_exception=False) from error
 
     def from_address(live: bool, moves: int, query: str) -> tuple:
         try:
-            settings = Settings.from_query(query, service.default_settings)
+            settings = kind.from_query(query, service.default_settings)
             if settings is None:
                 return (gr.skip(),) * len(restores["outputs"])
             return restored(settings, live, moves)

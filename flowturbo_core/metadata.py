@@ -111,7 +111,9 @@ class _Portable:
 
     @classmethod
     def from_query(cls, query: str, default: Self) -> Self | None:
-        """Read an address's query, None if it names no setting; what is missing is `default`'s.
+        """Read an address's query, None if it names no setting, or those of another task.
+
+        What is missing is `default`'s.
 
         Names that mean nothing here are left alone, as browsers and hosts add their own.
         Raises ValueError, in one sentence.
@@ -122,7 +124,10 @@ class _Portable:
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
         except ValueError as error:
             raise ValueError(f"the address has more than {_MAX_FIELDS} settings") from error
-        if not any(name == cls.THING or name in cls.KINDS for name, _ in pairs):
+        named = {name for name, _ in pairs}
+        if any(other.THING in named for other in (Settings, TextSettings) if other is not cls):
+            return None
+        if not named & {cls.THING, *cls.KINDS}:
             return None
         values = asdict(default)
         things = tuple(value for name, value in pairs if name == cls.THING)
@@ -240,6 +245,10 @@ class TextSettings(_Portable):
             request.width,
         )
 
+
+AnySettings = Settings | TextSettings
+# All that an address may say of any task.
+QUERY_NAMES = sorted({Settings.THING, *Settings.KINDS, TextSettings.THING, *TextSettings.KINDS})
 
 _IN_WORDS = {str: "a text", float: "a number", int: "a whole number"}
 

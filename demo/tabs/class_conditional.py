@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator
 
 import gradio as gr
 
-from demo import api, controls, readout, wiring
-from demo.events import Done, Preview
-from demo.pictures import captioned, png_file, setting_files
-from demo.service import HEUN_STEPS, NUM_IMAGES, PSEUDO_STEPS, REFINER_STEPS, Service
+from demo import api, controls, wiring
+from demo.class_service import ClassService
+from demo.service import NUM_IMAGES
 from flowturbo_core.metadata import Settings
 
 
-def build(service: Service, page: gr.Blocks) -> None:
+def build(service: ClassService, page: gr.Blocks) -> None:
     """Add the tab's controls and pictures to `page`, served by `service`."""
     with gr.Row(elem_classes="workbench"):
         with gr.Column(scale=2, min_width=320):
@@ -38,32 +37,18 @@ def build(service: Service, page: gr.Blocks) -> None:
         return controls.budgeted(service, *counts)
 
     ask = service.generate_class_conditional
-    wiring.connect(service, ask, inputs, plan, buttons, results)
+    wiring.connect(service, "class-conditional", ask, inputs, plan, buttons, results)
     wiring.connect_visit(page, service, values_of, inputs, plan, results, visit)
     page.load(afford, plan.sliders, plan.budget, **wiring.ONCE_LOADED)
     api.publish(handler(service), arguments(service), ["Pictures"])
 
 
-def arguments(service: Service) -> api.Arguments:
+def arguments(service: ClassService) -> api.Arguments:
     """Return the default and the JSON schema of each of the handler's arguments."""
-    heun, pseudo, refiner = service.default_counts
-    plan = {
-        "heun": (heun, api.whole(HEUN_STEPS, "Heun steps")),
-        "pseudo": (pseudo, api.whole(PSEUDO_STEPS, "pseudo-corrector steps")),
-        "refiner": (refiner, api.whole(REFINER_STEPS, "refiner steps")),
-    }
-    return api.arguments(service, plan, NUM_IMAGES)
+    return api.arguments(api.classes(service), api.steps(service), service, NUM_IMAGES)
 
 
-def answer(event: Preview | Done) -> tuple:
-    """Return the pictures and, of a result, the record that programs get."""
-    if isinstance(event, Done):
-        files = setting_files(event.pictures, event.settings, event.versions)
-        return captioned(files, event.captions), readout.record(event)
-    return captioned([png_file(p) for p in event.pictures], event.captions), None
-
-
-def handler(service: Service) -> Callable[..., Iterator[tuple]]:
+def handler(service: ClassService) -> Callable[..., Iterator[tuple]]:
     """Return what programs call; its docstring documents the API, to people and to MCP."""
 
     def generate_class_conditional(
@@ -95,7 +80,7 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
         yield from api.answered(
             service,
             service.generate_class_conditional,
-            answer,
+            api.pictures_and_record,
             2,
             class_names,
             heun,

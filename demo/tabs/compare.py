@@ -278,7 +278,7 @@ def arguments(service: Service) -> api.Arguments:
         "first_plan": (first, {"type": "string", "description": grammar}),
         "second_plan": (second, {"type": "string", "description": f"another; {grammar}"}),
     }
-    return api.arguments(service, plan, NUM_COMPARED)
+    return api.arguments(api.classes(service), plan, service, NUM_COMPARED)
 
 
 def answer(service: Service, event: Advanced | Comparison) -> tuple | None:

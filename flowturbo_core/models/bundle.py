@@ -14,7 +14,7 @@ from diffusers import ModelMixin
 
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
-from flowturbo_core.models.catalog import CATALOGUE
+from flowturbo_core.models.catalog import CATALOGUE, DEFAULT_TEXT_MODEL
 from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
@@ -24,7 +24,6 @@ from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 
 AUTOENCODER = "postcards-autoencoder"
 EVALUATOR = "postcards-evaluator"
-TEXT_TO_IMAGE = "postcards-t2i"
 
 _FRONT_MATTER = """---
 license: mit
@@ -85,7 +84,7 @@ def bundle_text(predictor: Path, refiner: Path, catalogue: Path, settings: dict[
     can be loaded and belong together; what was there is then replaced.
     """
     with tempfile.TemporaryDirectory(dir=catalogue) as scratch:
-        folder = Path(scratch) / TEXT_TO_IMAGE
+        folder = Path(scratch) / DEFAULT_TEXT_MODEL
         for part in ("unet", "text_encoder", "tokenizer"):
             shutil.copytree(predictor / part, folder / part)
         shutil.copytree(refiner, folder / "refiner")
@@ -104,9 +103,9 @@ def bundle_text(predictor: Path, refiner: Path, catalogue: Path, settings: dict[
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         pipeline = TextToImagePipeline.from_pretrained(folder)
         (folder / "README.md").write_text(_text_card(pipeline, predictor, refiner))
-        if (catalogue / TEXT_TO_IMAGE).exists():
-            shutil.rmtree(catalogue / TEXT_TO_IMAGE)
-        folder.replace(catalogue / TEXT_TO_IMAGE)
+        if (catalogue / DEFAULT_TEXT_MODEL).exists():
+            shutil.rmtree(catalogue / DEFAULT_TEXT_MODEL)
+        folder.replace(catalogue / DEFAULT_TEXT_MODEL)
 
 
 def _text_card(pipeline: TextToImagePipeline, predictor: Path, refiner: Path) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MODELS_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
 DEFAULT_MODEL = "postcards-sit"
+DEFAULT_TEXT_MODEL = "postcards-t2i"
 # What models make pictures of, by the pipeline that an index names. Folders of InstaFlow's and of
 # Stable Diffusion's layout are read as well as ours.
 CLASSES, TEXTS = "classes", "texts"

@@ -1,5 +1,7 @@
 """LoRA weights (Hu et al., 2106.09685), added to those of a UNet and of a text encoder."""
 
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,9 +10,9 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
-from diffusers.utils import is_peft_available, logging
+from diffusers.utils import USE_PEFT_BACKEND, logging
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from flowturbo_core.models.catalog import in_short
@@ -55,7 +57,7 @@ def add_lora(
     """
     file = _find(folder_or_file)
     scale = real_number("scale", scale, -_LARGEST_SCALE, _LARGEST_SCALE)
-    if not is_peft_available():
+    if not USE_PEFT_BACKEND:
         raise ValueError(
             "LoRA weights need the package peft: pip install -r requirements-lora.txt "
             "-c constraints.txt"
@@ -79,17 +81,17 @@ def _find(folder_or_file: object) -> Path:
     if not isinstance(folder_or_file, str | Path):
         raise ValueError(f"LoRA weights are a file or a folder, not {brief(folder_or_file)}")
     path = Path(folder_or_file)
-    if path.is_dir():
+    if os.path.isdir(path):  # which takes any text, unlike Path.is_dir
         usual = path / _USUAL_NAME
         found = [usual] if usual.is_file() else sorted(path.glob("*.safetensors"))
         if len(found) != 1:
             raise ValueError(
                 f"{path} holds {len(found)} .safetensors files and no {_USUAL_NAME}; name one file"
             )
-        return found[0]
+        path = found[0]
     if path.suffix != ".safetensors":
         raise ValueError(f"LoRA weights must be a .safetensors file, not {brief(str(path))}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"there is no file {path}")
     return path
 
@@ -98,9 +100,12 @@ def _check_tensors(file: Path) -> None:
     """Raise ValueError for what diffusers would read wrong, or leave out with a warning."""
     try:
         with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+            names = list(tensors.keys())
+            if not names:
+                raise ValueError(f"{file} holds no tensors")
+            for name in names:
                 if "dora_scale" in name:
-                    raise ValueError(f"{file} holds DoRA weights, {name}, which are not supported")
+                    raise ValueError(f"{file} holds DoRA weights in kohya's form, {name}")
                 if not torch.isfinite(tensors.get_tensor(name)).all():
                     raise ValueError(f"{file}: {name} holds NaN or infinity")
     except (SafetensorError, OSError) as error:
@@ -123,31 +128,40 @@ def _load(loader: _Loader, file: Path) -> None:
         local_files_only=True,
         return_lora_metadata=True,
     )
+    tensors = _scaled(tensors, alphas or {})
     parts = {
         "unet": loader.load_lora_into_unet,
         "text_encoder": loader.load_lora_into_text_encoder,
     }
+    owners = [name.partition(".")[0] for name in tensors]
+    if foreign := sorted(set(owners) - parts.keys()):
+        raise ValueError(f"{foreign[0]} is neither the UNet nor the text encoder")
     for part, load in parts.items():
+        model, expected = getattr(loader, part), owners.count(part)
         load(
             tensors,
-            **{part: getattr(loader, part)},
-            network_alphas=alphas,
+            **{part: model},
+            network_alphas=None,
             adapter_name=_ADAPTER,
             metadata=_settings(metadata or {}, part) or None,
         )
-    expected = dict.fromkeys(parts, 0)
-    for name in tensors:
-        part = name.partition(".")[0]
-        if part not in expected:
-            raise ValueError(f"{name} is of neither the UNet nor the text encoder")
-        expected[part] += 1
-    if not any(expected.values()):
-        raise ValueError("it holds no tensors")
-    for part, count in expected.items():
-        model = getattr(loader, part)
         found = sum(f".{_ADAPTER}" in name for name, _ in model.named_parameters())
-        if found != count:
-            raise ValueError(f"of {count} tensors for the {part}, {found} have a place in it")
+        if found != expected:
+            raise ValueError(f"of {expected} tensors for the {part}, {found} have a place in it")
+
+
+def _scaled(tensors: dict[str, Tensor], alphas: dict[str, float]) -> dict[str, Tensor]:
+    """Return the tensors with the factors alpha / rank in them that kohya's files have apart.
+
+    diffusers takes one for another where a file has several.
+    """
+    scaled = dict(tensors)
+    for name, alpha in alphas.items():
+        stem = name.removesuffix(".alpha").removesuffix(".down.weight")
+        stem = stem if f"{stem}.down.weight" in tensors else f"{stem}.lora"
+        rank = len(tensors[f"{stem}.down.weight"])
+        scaled[f"{stem}.up.weight"] = tensors[f"{stem}.up.weight"] * (alpha / rank)
+    return scaled
 
 
 def _settings(metadata: dict[str, Any], part: str) -> dict[str, Any]:
@@ -165,7 +179,9 @@ def _silent() -> Iterator[None]:
     level = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:
-        with silent():
+        with silent(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message=".*did not match any targeted module")
             yield
     finally:
         logging.set_verbosity(level)

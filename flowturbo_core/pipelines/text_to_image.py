@@ -295,10 +295,10 @@ def _check_parts(
     channels, width = unet.config.in_channels, unet.config.cross_attention_dim
     largest = MAX_SIDE // downsampling_factor(vae)
     whole_number("the UNet's sample_size", unet.config.sample_size, 1, largest)
-    for model in (unet,) if refiner is None else (unet, refiner):
-        for name in _OTHER_CONDITIONS:
+    for role, model in (("UNet", unet), ("refiner", refiner)):
+        for name in () if model is None else _OTHER_CONDITIONS:
             if (value := model.config.get(name)) is not None:
-                raise ValueError(f"{name} is {brief(value)}: the UNet needs more than a text")
+                raise ValueError(f"the {role} needs more than a text: {name} is {brief(value)}")
     if unet.config.out_channels != channels:
         raise ValueError(
             f"the UNet takes {channels} channels and gives {unet.config.out_channels}; a velocity "

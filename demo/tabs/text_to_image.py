@@ -1,0 +1,176 @@
+"""The tab that makes images of a text."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import gradio as gr
+
+from demo import api, controls, wiring
+from demo.service import NUM_IMAGES
+from demo.text_service import EXAMPLES, TextService
+from flowturbo_core.metadata import TextSettings
+from flowturbo_core.requests import MAX_TEXT
+
+_SIDE_STEP = 8  # pixels: what one latent pixel spans
+# Counts as a plan's sliders do, once the typing has paused: of several at once, only the last.
+_PAUSE_MS = 450
+_TYPED = f"""(live, moves, text) => new Promise((resolve) => {{
+    const box = document.querySelector(".prompt textarea");
+    setTimeout(() => resolve(live && text.trim() && box.value === text ? moves + 1 : moves),
+        {_PAUSE_MS});
+}})"""
+
+
+class TextControls(NamedTuple):
+    """What to show, and what to lead away from."""
+
+    prompt: gr.Textbox
+    negative_prompt: gr.Textbox
+
+
+def build(service: TextService, page: gr.Blocks) -> None:
+    """Add the tab's controls and pictures to `page`, served by `service`."""
+    default = service.default_settings
+    with gr.Row(elem_classes="workbench"):
+        with gr.Column(scale=2, min_width=320):
+            texts = text_controls(service)
+            plan = controls.plan_controls(service)
+            with gr.Group():
+                guidance_scale = controls.guidance_control(service)
+                num_images = controls.images_control(NUM_IMAGES, "Images", default.num_images)
+                with gr.Row():
+                    height, width = (
+                        side_control(name, getattr(default, name.lower()))
+                        for name in ("Height", "Width")
+                    )
+            seed = controls.seed_controls()
+            buttons = controls.run_controls("Generate")
+        with gr.Column(scale=3, min_width=320):
+            results = controls.results()
+            visit = controls.visit_controls()
+    # In the order in which the handler takes them.
+    inputs = [*texts, *plan.sliders, guidance_scale, height, width, num_images, *seed]
+
+    def values_of(settings: TextSettings) -> tuple:
+        request, counts = service.restored(settings)
+        asked = request.prompts[0], request.negative_prompt, *counts, request.guidance_scale
+        return *asked, request.height, request.width, request.num_images, request.seed, False
+
+    async def afford(*counts: object) -> gr.Slider:
+        await wiring.loaded(service)
+        return controls.budgeted(service, *counts)
+
+    ask = service.generate_text_to_image
+    wiring.connect(service, "text-to-image", ask, inputs, plan, buttons, results)
+    typed = {"js": _TYPED, "trigger_mode": "multiple", **controls.HELPER}
+    texts.prompt.input(None, [plan.live, plan.moves, texts.prompt], plan.moves, **typed)
+    wiring.connect_visit(page, service, values_of, inputs, plan, results, visit)
+    page.load(afford, plan.sliders, plan.budget, **wiring.ONCE_LOADED)
+    api.publish(handler(service), arguments(service), ["Pictures"])
+
+
+def text_controls(service: TextService) -> TextControls:
+    """Add the prompt, the examples that fill it, and the negative prompt."""
+    with gr.Group(elem_classes="texts"):
+        prompt = gr.Textbox(
+            service.default_settings.prompts[0],
+            label="Prompt",
+            placeholder=EXAMPLES[0],
+            max_length=MAX_TEXT,
+            lines=2,
+            elem_classes="prompt",
+        )
+        negative_prompt = gr.Textbox(
+            label="Negative prompt",
+            placeholder="what to lead away from",
+            max_length=MAX_TEXT,
+            max_lines=1,
+        )
+        examples = gr.Radio(list(EXAMPLES), label="Examples", elem_classes="preset examples")
+        warning = gr.HTML("", apply_default_css=False, elem_classes="warning")
+    examples.input(None, examples, prompt, js="(text) => text", **controls.HELPER)
+    prompt.change(
+        service.cut_warning, prompt, warning, trigger_mode="always_last", **controls.HELPER
+    )
+    return TextControls(prompt, negative_prompt)
+
+
+def side_control(label: str, value: int) -> gr.Slider:
+    """Add one side of the images."""
+    return gr.Slider(
+        max(value // 2, _SIDE_STEP),
+        2 * value,
+        value=value,
+        step=_SIDE_STEP,
+        label=label,
+        buttons=[],
+        min_width=120,
+        elem_classes=label.lower(),
+    )
+
+
+def arguments(service: TextService) -> api.Arguments:
+    """Return the default and the JSON schema of each of the handler's arguments."""
+    texts = api.texts(service)
+    prompts = {name: texts[name] for name in ("prompt", "negative_prompt")}
+    found = api.arguments(prompts, api.steps(service), service, NUM_IMAGES)
+    sides = {name: texts[name] for name in ("height", "width")}
+    order = ("prompt", "negative_prompt", "heun", "pseudo", "refiner", "guidance_scale", "height")
+    order += ("width", "num_images", "seed", "randomise")
+    return {name: (found | sides)[name] for name in order}
+
+
+def handler(service: TextService) -> Callable[..., Iterator[tuple]]:
+    """Return what programs call; its docstring documents the API, to people and to MCP."""
+
+    def generate_text_to_image(
+        prompt,
+        negative_prompt,
+        heun,
+        pseudo,
+        refiner,
+        guidance_scale,
+        height,
+        width,
+        num_images,
+        seed,
+        randomise,
+    ):
+        """Generate images of a text; streams a preview after every block, then the result.
+
+        Args:
+            prompt: what to show, at most 2000 characters.
+            negative_prompt: what guidance leads away from; may be empty.
+            heun: Heun steps, a whole number from 0 to 24.
+            pseudo: pseudo-corrector steps, a whole number from 0 to 24.
+            refiner: refiner steps, a whole number from 0 to 8.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            height: in pixels, a multiple of 8 up to 2048.
+            width: in pixels, a multiple of 8 up to 2048.
+            num_images: images of the text, a whole number from 1 to 8.
+            seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
+            randomise: true to draw a seed and leave the given one unused.
+
+        Returns:
+            The pictures with their text (PNG, with their settings in them) and, at the end, a
+            record: settings, times in milliseconds, evaluations, speed-up.
+        """
+        yield from api.answered(
+            service,
+            service.generate_text_to_image,
+            api.pictures_and_record,
+            2,
+            prompt,
+            negative_prompt,
+            heun,
+            pseudo,
+            refiner,
+            guidance_scale,
+            height,
+            width,
+            num_images,
+            seed,
+            randomise,
+        )
+
+    return generate_text_to_image
