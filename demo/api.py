@@ -113,15 +113,18 @@ def classes(service: ClassService) -> Arguments:
     }
 
 
+def prompt(service: TextService) -> Arguments:
+    """Return the default and the JSON schema of a prompt."""
+    described = {"type": "string", "maxLength": MAX_TEXT, "description": "what to show"}
+    return {"prompt": (service.default_settings.prompts[0], described)}
+
+
 def texts(service: TextService) -> Arguments:
     """Return the default and the JSON schema of a prompt, a negative prompt and a size."""
     default = service.default_settings
     side = {"type": "integer", "minimum": 8, "maximum": MAX_SIDE, "multipleOf": 8}
     return {
-        "prompt": (
-            default.prompts[0],
-            {"type": "string", "maxLength": MAX_TEXT, "description": "what to show"},
-        ),
+        **prompt(service),
         "negative_prompt": (
             "",
             {"type": "string", "maxLength": MAX_TEXT, "description": "what to lead away from"},

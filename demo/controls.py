@@ -6,6 +6,7 @@ from html import escape
 from typing import NamedTuple
 
 import gradio as gr
+from gradio.components import Component
 
 from demo import readout
 from demo.class_picker import ClassPicker
@@ -17,6 +18,8 @@ from demo.service import (
     REFINER_STEPS,
     Service,
 )
+from flowturbo_core.models.catalog import CLASSES
+from flowturbo_core.requests import MAX_TEXT
 
 # Events that only move controls: no place in the queue, nothing in the API's documentation.
 HELPER = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -93,6 +96,15 @@ def class_picker(service: Service) -> ClassPicker:
     """Add the classes, the first ones chosen."""
     names = service.default_settings.class_names
     return ClassPicker(service.class_names, service.model.class_pictures, names)
+
+
+def things(service: Service) -> Component:
+    """Add what there are to be pictures of: classes to choose, or a prompt to write."""
+    if service.TASK == CLASSES:
+        return class_picker(service)
+    return gr.Textbox(
+        service.default_settings.prompts[0], label="Prompt", max_length=MAX_TEXT, lines=2
+    )
 
 
 def plan_text(service: Service, plan: str, label: str, info: str) -> PlanText:

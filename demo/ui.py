@@ -11,9 +11,11 @@ from fastapi.routing import APIRoute
 
 from demo import wiring
 from demo.class_service import ClassService
+from demo.controls import HELPER
 from demo.service import Service
 from demo.tabs import about, class_conditional, compare, text_to_image
 from demo.text_service import TextService
+from flowturbo_core.metadata import TextSettings
 
 # Fonts the reader already has: the page downloads nothing from elsewhere.
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
@@ -77,14 +79,14 @@ def build(service: ClassService, texts: TextService | None = None) -> gr.Blocks:
                 apply_default_css=False,
             )
             status = gr.HTML(_status(service), apply_default_css=False, elem_classes="status")
-        with gr.Tabs():
+        with gr.Tabs() as tabs:
             with gr.Tab("Class-conditional", id="class-conditional"):
                 class_conditional.build(service, page)
             if texts is not None:
                 with gr.Tab("Text to image", id="text-to-image"):
                     text_to_image.build(texts, page)
             with gr.Tab("Compare", id="compare"):
-                compare.build(service)
+                compare.build(*filter(None, (service, texts)))
             with gr.Tab("About", id="about"):
                 about.build(service)
 
@@ -93,7 +95,13 @@ def build(service: ClassService, texts: TextService | None = None) -> gr.Blocks:
             await wiring.loaded(service)
             yield _status(service)
 
+        def opened(request: gr.Request) -> gr.Tabs:
+            of_text = TextSettings.THING in request.query_params
+            return gr.Tabs(selected="text-to-image") if of_text else gr.skip()
+
         page.load(follow, None, status, **wiring.ONCE_LOADED)
+        if texts is not None:
+            page.load(opened, None, tabs, **HELPER)
     return page
 
 

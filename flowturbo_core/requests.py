@@ -14,7 +14,7 @@ MAX_GUIDANCE_SCALE = 15
 MAX_SEED = 2**32 - 1
 MAX_IMAGES = 256
 MAX_SIDE = 2048  # pixels
-MAX_PIXELS = 64_000_000  # of all images of one request: what memory holds
+MAX_PIXELS = 16_777_216  # of all images of one request: sixteen of 1024 x 1024
 MAX_TEXT = 2000  # characters; tokenizers' windows are far shorter
 
 
@@ -131,8 +131,8 @@ class TextToImageRequest:
         ]
         if (pixels := sides[0] * sides[1] * images * len(prompts)) > MAX_PIXELS:
             raise ValueError(
-                f"one request makes at most {MAX_PIXELS // 10**6} million pixels, not "
-                f"{pixels / 1e6:.0f}: ask for smaller or fewer images"
+                f"one request makes at most {MAX_PIXELS / 1e6:.1f} million pixels, not "
+                f"{pixels / 1e6:.1f}: ask for smaller or fewer images"
             )
         return cls(
             prompts,

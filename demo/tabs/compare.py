@@ -14,6 +14,7 @@ from demo.controls import HELPER, sentence
 from demo.events import Advanced, Comparison, Stopped
 from demo.pictures import Difference, captioned, png_file, setting_files
 from demo.service import NUM_COMPARED, Service
+from flowturbo_core.models.catalog import CLASSES
 from flowturbo_core.models.front import Front
 
 _CHART_HEIGHT = 300
@@ -72,27 +73,44 @@ class Pairs:
         )
 
 
-def build(service: Service) -> None:
-    """Add the tab's controls and results, served by `service`."""
+def build(*services: Service) -> None:
+    """Add controls and results of each model, the first in view, and what chooses another."""
+    names = [service.name for service in services]
+    menu = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
+    panes = []
+    for service in services:
+        with gr.Column(visible=service is services[0]) as pane:
+            _build_pane(service)
+        panes.append(pane)
+    if len(panes) > 1:
+        menu.input(
+            lambda name: [gr.Column(visible=service.name == name) for service in services],
+            menu,
+            panes,
+            **HELPER,
+        )
+
+
+def _build_pane(service: Service) -> None:
     first_plan, second_plan = service.default_plans
     with gr.Row(elem_classes="workbench compare"):
         with gr.Column(scale=2, min_width=320):
-            classes = controls.class_picker(service)
+            things = controls.things(service)
             grammar = "H, P, R or E with a number after each: H1P5R3, [H1P1R1]x3, E25."
             first = controls.plan_text(service, first_plan, "First plan", grammar)
             second = controls.plan_text(service, second_plan, "Second plan", "From the same noise.")
             with gr.Group():
                 guidance_scale = controls.guidance_control(service)
-                num_images = controls.images_control(NUM_COMPARED)
+                num_images = controls.images_control(NUM_COMPARED, f"Images per {service.THING}")
             seed = controls.seed_controls()
             buttons = controls.run_controls("Compare")
         with gr.Column(scale=3, min_width=320):
             results = _results(service)
     # In the order in which the handler takes them.
-    inputs = [classes, first.text, second.text, guidance_scale, num_images, *seed]
+    inputs = [things, first.text, second.text, guidance_scale, num_images, *seed]
     wiring.connect_runs(
         service,
-        "compare",
+        f"compare {service.name}",
         [(buttons.presses, partial(shown, service))],
         inputs,
         [*results[:2], seed.seed, *results[2:]],
@@ -278,7 +296,8 @@ def arguments(service: Service) -> api.Arguments:
         "first_plan": (first, {"type": "string", "description": grammar}),
         "second_plan": (second, {"type": "string", "description": f"another; {grammar}"}),
     }
-    return api.arguments(api.classes(service), plan, service, NUM_COMPARED)
+    things = api.classes(service) if service.TASK == CLASSES else api.prompt(service)
+    return api.arguments(things, plan, service, NUM_COMPARED)
 
 
 def answer(service: Service, event: Advanced | Comparison) -> tuple | None:
@@ -296,6 +315,7 @@ def answer(service: Service, event: Advanced | Comparison) -> tuple | None:
 
 def handler(service: Service) -> Callable[..., Iterator[tuple]]:
     """Return what programs call; its docstring documents the API, to people and to MCP."""
+    answered = partial(api.answered, service, service.compare_plans, partial(answer, service), 4)
 
     def compare_plans(
         class_names,
@@ -324,18 +344,35 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             where it is known; the factor of the differences, and their root mean square in levels
             of 255.
         """
-        yield from api.answered(
-            service,
-            service.compare_plans,
-            partial(answer, service),
-            4,
-            class_names,
-            first_plan,
-            second_plan,
-            guidance_scale,
-            num_images,
-            seed,
-            randomise,
+        yield from answered(
+            class_names, first_plan, second_plan, guidance_scale, num_images, seed, randomise
         )
 
-    return compare_plans
+    def compare_plans_of_text(
+        prompt,
+        first_plan,
+        second_plan,
+        guidance_scale,
+        num_images,
+        seed,
+        randomise,
+    ):
+        """Run two sampling plans in turn, three times, from the same noise, and compare them.
+
+        Args:
+            prompt: what to show, at most 2000 characters.
+            first_plan: a plan of 1 to 100 steps, such as H8, H1P6R3, [H1P1R1]x3 or E25.
+            second_plan: another plan of 1 to 100 steps.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            num_images: images of the text, a whole number from 1 to 4.
+            seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
+            randomise: true to draw a seed and leave the given one unused.
+
+        Returns:
+            What `/compare_plans` returns.
+        """
+        yield from answered(
+            prompt, first_plan, second_plan, guidance_scale, num_images, seed, randomise
+        )
+
+    return compare_plans if service.TASK == CLASSES else compare_plans_of_text

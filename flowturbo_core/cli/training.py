@@ -16,6 +16,7 @@ from flowturbo_core.models.catalog import (
 )
 from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.convert import convert_sit
+from flowturbo_core.models.convert_text import convert_text_to_image
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.training import commands
 from flowturbo_core.training.refiner import Pairs
@@ -117,6 +118,16 @@ def convert(
 ) -> None:
     """Turn released checkpoints into a model folder."""
     convert_sit(predictor, vae, num_heads, output, refiner, raw)
+    print(f"wrote {output}")
+
+
+@app.command()
+def convert_text(
+    folder: Annotated[Path, typer.Option(help="Folder of Stable Diffusion's layout.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+) -> None:
+    """Turn a text-to-image folder of pickled weights, as InstaFlow's, into safetensors."""
+    convert_text_to_image(folder, output)
     print(f"wrote {output}")
 
 

@@ -52,8 +52,23 @@ def pairs_table(*contents: dict[str, Any]) -> str:
     }
     return _table(columns, pairs) + (
         f"\nThe time of `{best}` as a share of the other's, and what it has more, with 95% "
-        "bootstrap intervals over pairs from the same noise: below zero, it is the better one.\n"
+        "bootstrap intervals over pairs from the same noise: below zero, it is the better one. "
+        f"{_certain(pairs)}\n"
     )
+
+
+def _certain(pairs: Sequence[Row]) -> str:
+    """Return which of the differences have an interval that leaves out zero."""
+    said = []
+    for name in ("Frechet distance", "solver error"):
+        key = f"{name.lower().replace(' ', '_')}_difference_interval"
+        for word, is_so in (("lower", lambda i: i[1] < 0), ("higher", lambda i: i[0] > 0)):
+            others = [f"`{pair['other']}`" for pair in pairs if is_so(pair[key])]
+            if others:
+                said.append(f"its {name} is {word} than that of {', '.join(others)}")
+    if not said:
+        return "No interval leaves out zero."
+    return f"Where an interval leaves out zero, {'; '.join(said)}; elsewhere it may be either."
 
 
 def speed_table(content: dict[str, Any]) -> str:

@@ -47,13 +47,13 @@ EXAMPLE_PROMPTS = (
     "red mushroom",
 )
 
-# What makes a UNet need another condition beside its embeddings of texts.
-_OTHER_CONDITIONS = (
-    "addition_embed_type",
-    "class_embed_type",
-    "encoder_hid_dim_type",
-    "num_class_embeds",
-)
+# What a UNet's config may say of its condition, if embeddings of texts are all that it takes.
+_OF_TEXTS_ALONE = {
+    "addition_embed_type": (None, "text"),
+    "class_embed_type": (None,),
+    "encoder_hid_dim_type": (None,),
+    "num_class_embeds": (None,),
+}
 
 
 class TextToImagePipeline(FlowPipeline):
@@ -295,9 +295,10 @@ def _check_parts(
     channels, width = unet.config.in_channels, unet.config.cross_attention_dim
     largest = MAX_SIDE // downsampling_factor(vae)
     whole_number("the UNet's sample_size", unet.config.sample_size, 1, largest)
-    for role, model in (("UNet", unet), ("refiner", refiner)):
-        for name in () if model is None else _OTHER_CONDITIONS:
-            if (value := model.config.get(name)) is not None:
+    models = {"UNet": unet} if refiner is None else {"UNet": unet, "refiner": refiner}
+    for role, model in models.items():
+        for name, allowed in _OF_TEXTS_ALONE.items():
+            if (value := model.config.get(name)) not in allowed:
                 raise ValueError(f"the {role} needs more than a text: {name} is {brief(value)}")
     if unet.config.out_channels != channels:
         raise ValueError(

@@ -8,17 +8,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from demo import accelerator as accelerator_module
 from demo import ui
 from demo.class_service import ClassService
 from demo.engine import Engine
+from demo.text_service import TextService
 from flowturbo_core.data import postcards
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoencoder_hash
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+from flowturbo_core.training.text import train_tokenizer
 from tests.conftest import randomize
 
 _SIT = {
@@ -58,6 +63,45 @@ def make_pipeline(default_plan="H1P5R3", with_refiner=True):
     )
 
 
+def make_text_pipeline():
+    """Return a small model of texts: noise, but of 128 x 128 pixels."""
+    vae = make_pipeline().vae
+    tokenizer = train_tokenizer(["a red boat at night", "a cat, by day"], 16)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        projection_dim=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    unet = {
+        "sample_size": 16,
+        "in_channels": 8,
+        "out_channels": 8,
+        "block_out_channels": (8, 8),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+        "cross_attention_dim": 16,
+    }
+    torch.manual_seed(3)
+    return TextToImagePipeline(
+        UNet2DConditionModel(**unet).eval(),
+        vae,
+        CLIPTextModel(config).eval(),
+        tokenizer,
+        UNet2DConditionModel(**unet | {"in_channels": 16}).eval(),
+        "H1P5R3",
+    )
+
+
 def free_port():
     """Return a port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -81,12 +125,22 @@ def service(postcards_folder):
 
 
 @pytest.fixture(scope="session")
+def text_service(tmp_path_factory, service):
+    """Return the service of the tiny model of texts, on the thread of the other."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-texts"
+    make_text_pipeline().save_pretrained(folder)
+    texts = TextService.load(str(folder), "cpu", "float32", service._accelerator)
+    texts.wait()
+    return texts
+
+
+@pytest.fixture(scope="session")
 def serve():
     """Return a function that serves the page of a service, with options of `launch`."""
     pages = []
 
-    def start(service, **options):
-        page = ui.build(service)
+    def start(service, texts=None, **options):
+        page = ui.build(service, texts)
         pages.append(page)
         _, address, _ = page.queue(max_size=20).launch(
             server_port=free_port(),

@@ -42,7 +42,7 @@ class FakeService:
     default_plans = ("H8", "H1P5R3")
     default_settings = SETTINGS
     note = ""
-    THING = "class"
+    THING, TASK = "class", "classes"
     front_plans, budget = (), None
     describe_plan = staticmethod(ClassService.describe_plan)
     read_plan = ClassService.read_plan

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flowturbo_core.models import catalog
-from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.catalog import CATALOGUE
+from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import save_model
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from tests.conftest import TINY_SIT, randomize, tiny_pipeline, tiny_vae

@@ -1,0 +1,65 @@
+"""Text-to-image folders of pickled weights, as InstaFlow's are published, to safetensors.
+
+Each pickle is read once, with `weights_only=True`, so that no code in it runs; what comes out is
+loaded as any other model is before it takes the name that was asked for.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from flowturbo_core.models.catalog import TASKS, TEXTS, read_index
+from flowturbo_core.models.convert import read_checkpoint
+from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+
+_DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
+# What the weights of each part are called, without their ending: here, and in a pickle.
+_WEIGHTS = {
+    "unet": (_DIFFUSERS, _DIFFUSERS),
+    "refiner": (_DIFFUSERS, _DIFFUSERS),
+    "vae": (_DIFFUSERS, _DIFFUSERS),
+    "text_encoder": (_TRANSFORMERS, "pytorch_model"),
+}
+
+
+def convert_text_to_image(source: Path, output: Path) -> TextToImagePipeline:
+    """Write a copy of the folder `source` whose weights are safetensors, and load it.
+
+    The parts this project uses are copied, and those alone; parts whose weights are safetensors
+    already stay as they are. Raises ValueError, naming the file, for a folder that is none of
+    Stable Diffusion's layout, weights that are missing or damaged, or an `output` that is there.
+    """
+    index = read_index(source, *(name for name, task in TASKS.items() if task == TEXTS))
+    if output.exists():
+        raise ValueError(f"{output} is there already; --output must be a new folder")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
+        folder = Path(scratch) / output.name
+        folder.mkdir()
+        known = {*TextToImagePipeline.PART_CLASSES, *TextToImagePipeline.SETTINGS}
+        kept = {
+            name: value for name, value in index.items() if name in known or name.startswith("_")
+        }
+        for name in kept.keys() & TextToImagePipeline.PART_CLASSES.keys():
+            if (source / name).is_dir():
+                _convert_part(source / name, folder / name, _WEIGHTS.get(name))
+        (folder / "model_index.json").write_text(json.dumps(kept, indent=2) + "\n")
+        pipeline = TextToImagePipeline.from_pretrained(folder)
+        folder.rename(output)
+    return pipeline
+
+
+def _convert_part(source: Path, folder: Path, weights: tuple[str, str] | None) -> None:
+    folder.mkdir()
+    for file in source.iterdir():
+        if file.is_file() and file.suffix in (".json", ".txt", ".safetensors"):
+            shutil.copy2(file, folder / file.name)
+    if weights is None or any(folder.glob(f"{weights[0]}*.safetensors")):
+        return
+    tensors = read_checkpoint(source / f"{weights[1]}.bin")
+    # A copy of each: a pickle may hold two names of one tensor, which safetensors do not.
+    whole = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, folder / f"{weights[0]}.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,220 @@
+"""The tab of texts, its service, its endpoints: real pictures, refusals, settings that return."""
+
+import re
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from PIL import Image
+from playwright.sync_api import expect
+
+from demo.events import Comparison, Done, Preview
+from flowturbo_core.metadata import TextSettings
+from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
+
+ASKED = {
+    "prompt": "a red boat",
+    "negative_prompt": "",
+    "heun": 1,
+    "pseudo": 1,
+    "refiner": 1,
+    "guidance_scale": 1.5,
+    "height": 128,
+    "width": 128,
+    "num_images": 2,
+    "seed": 5,
+    "randomise": False,
+}
+ENDPOINT = "/generate_text_to_image"
+SETTINGS = TextSettings("tiny-texts", ("a red boat",), "", "H1P1R1", 1.5, 2, 5, 128, 128)
+BAD = [
+    ({"prompt": ""}, "write a prompt"),
+    ({"prompt": "  "}, "write a prompt"),
+    ({"prompt": None}, "write a prompt"),
+    ({"prompt": "a\0b"}, "control character"),
+    ({"prompt": "x" * 2**20}, "1,048,576 characters; at most 2,000"),
+    ({"prompt": 3}, "prompt must be a text"),
+    ({"prompt": {"a": 1}}, "prompt must be a text"),
+    ({"negative_prompt": "\x1b[2J"}, "control character"),
+    ({"height": 100}, "height must be a multiple of 8, not 100"),
+    ({"width": 0}, "width must be a whole number from 8 to 2048, not 0"),
+    ({"width": 4096}, "width must be a whole number from 8 to 2048, not 4096"),
+    ({"height": "tall"}, "height must be a whole number"),
+    ({"height": 2048, "width": 2048, "num_images": 8}, "fewer images"),
+    ({"num_images": 9}, "number of images must be a whole number from 1 to 8, not 9"),
+    ({"heun": 0, "pseudo": 0}, "begins with R"),
+    ({"guidance_scale": float("nan")}, "guidance scale must be a number"),
+]
+
+
+def ask(service, **changes):
+    return service.generate_text_to_image(**ASKED | changes)
+
+
+def test_previews_and_then_pictures_with_their_text(text_service):
+    *previews, done = ask(text_service)
+    assert all(isinstance(event, Preview) for event in previews) and len(previews) == 3
+    assert isinstance(done, Done) and done.settings == SETTINGS
+    assert done.captions == ("a red boat",) * 2
+    assert [picture.size for picture in done.pictures] == [(128, 128)] * 2
+    *_, wide = ask(text_service, width=192, height=64, num_images=1)
+    assert wide.pictures[0].size == (192, 64)
+
+
+@pytest.mark.parametrize("prompt", ["🚀", "قارب أحمر", "ein rotes Boot\nam Abend", "e\u0301" * 40])
+def test_any_writing_is_a_prompt(text_service, prompt):
+    *_, done = ask(text_service, prompt=prompt, num_images=1)
+    assert done.captions == (" ".join(prompt.split()),)
+
+
+@pytest.mark.parametrize(("changes", "sentence"), BAD)
+def test_refused_before_anything_runs(text_service, changes, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)) as refusal:
+        ask(text_service, **changes)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 200
+
+
+def test_settings_come_back(text_service):
+    request, counts = text_service.restored(SETTINGS)
+    assert (request.prompts, request.num_images, request.seed) == (("a red boat",), 2, 5)
+    assert counts == (1, 1, 1)
+    with pytest.raises(ValueError, match="takes one prompt at a time, not 2"):
+        text_service.restored(TextSettings("tiny-texts", ("a", "b"), "", "H1", 1, 1, 0, 128, 128))
+    with pytest.raises(ValueError, match="settings of the model 'another'"):
+        text_service.restored(TextSettings("another", ("a",), "", "H1", 1, 1, 0, 128, 128))
+
+
+def test_what_is_not_read_of_a_prompt_is_said(text_service):
+    assert text_service.cut_warning("a red boat") == ""
+    warning = text_service.cut_warning("a red boat " * 6 + "<b>")
+    assert "left out" in warning and "&lt;b&gt;" in warning and "<b>" not in warning
+    assert text_service.cut_warning("") == ""
+
+
+def test_two_plans_are_compared_on_a_text(text_service):
+    *_, made = text_service.compare_plans("a red boat", "H2", "H1P1R1", 1.5, 1, 0, False)
+    assert isinstance(made, Comparison) and made.is_done
+    assert [side.settings.plan for side in made.sides] == ["H2", "H1P1R1"]
+    assert made.captions == ("a red boat",)
+
+
+@pytest.fixture(scope="module")
+def texts_address(serve, service, text_service):
+    return serve(service, text_service)
+
+
+def test_programs_ask_for_texts(texts_address):
+    client = Client(texts_address, verbose=False)
+    pictures, record = client.predict(**ASKED, api_name=ENDPOINT)
+    assert [picture["caption"] for picture in pictures] == ["a red boat"] * 2
+    assert TextSettings.from_png(pictures[1]["image"]).seed == 6
+    assert record["prompts"] == ["a red boat"] and record["plan"] == "H1P1R1"
+    for changes, sentence in BAD[:-1]:  # the client cannot send a NaN
+        with pytest.raises(AppError, match=re.escape(sentence[1:])):
+            client.predict(**ASKED | changes, api_name=ENDPOINT)
+    client.predict(**ASKED, api_name=ENDPOINT)  # the server keeps serving
+    plans = {"first_plan": "H2", "second_plan": "H1P1R1", "num_images": 1}
+    compared = {name: ASKED[name] for name in ("prompt", "guidance_scale", "seed", "randomise")}
+    *_, record = client.predict(**compared | plans, api_name="/compare_plans_of_text")
+    assert [row["plan"] for row in record["plans"]] == ["H2", "H1P1R1"]
+
+
+class TextVisit(Visit):
+    """A visit to the tab of texts."""
+
+    def __init__(self, browser, address, size, colours="light"):
+        super().__init__(browser, address, size, colours)
+        self.page.get_by_role("tab", name="Text to image").click()
+        panel = self.page.get_by_role("tabpanel").filter(has=self.page.locator(".prompt"))
+        self.panel = panel
+        self.prompt = panel.get_by_label("Prompt", exact=True)
+        self.generate = panel.get_by_role("button", name="Generate")
+        self.stop = panel.get_by_role("button", name="Stop")
+        self.readout = panel.locator(".card")
+        self.pictures = panel.locator(".gallery img")
+        self.seed = panel.get_by_label("Seed", exact=True)
+        self.live = panel.get_by_label("Live")
+        expect(self.generate).to_be_enabled(timeout=PATIENCE_MS)
+        self.live.uncheck()
+
+    def slide(self, **values):
+        for name, value in values.items():
+            number = self.panel.locator(f".{name} input[type=number]")
+            number.fill(str(value))
+            number.press("Tab")
+
+
+@pytest.fixture(params=SIZES)
+def texts(browser, texts_address, request):
+    with visiting(TextVisit(browser, texts_address, SIZES[request.param])) as visit:
+        yield visit
+
+
+def test_a_prompt_becomes_pictures(texts):
+    texts.prompt.fill("a cat, by day")
+    texts.slide(heun=1, pseudo=1, refiner=1, images=2)
+    texts.run()
+    expect(texts.pictures).to_have_count(2)
+    expect(texts.pictures.first).to_have_attribute("alt", "a cat, by day")
+    texts.page.wait_for_url("**prompt=a+cat%2C+by+day&**")
+    assert serious_violations(texts.page) == []
+
+
+def test_while_live_what_is_typed_is_sampled_and_the_last_counts(texts):
+    texts.slide(heun=1, pseudo=0, refiner=0, images=1)
+    texts.live.check()
+    texts.prompt.fill("")
+    texts.prompt.press_sequentially("a red boat at night", delay=30)
+    expect(texts.pictures.first).to_have_attribute(
+        "alt", "a red boat at night", timeout=PATIENCE_MS
+    )
+    expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
+
+
+def test_an_example_fills_the_prompt_and_a_long_one_is_warned_of(texts):
+    texts.page.locator(".examples").get_by_text("white lighthouse, rain").click()
+    expect(texts.prompt).to_have_value("white lighthouse, rain")
+    texts.prompt.fill("a red boat " * 8)
+    expect(texts.page.locator(".warning")).to_contain_text("left out", timeout=PATIENCE_MS)
+
+
+def test_no_prompt_is_refused_in_a_sentence(texts):
+    texts.prompt.fill("")
+    texts.generate.click()
+    texts.expect_toast("Write a prompt")
+    expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
+
+
+def test_an_address_of_a_text_opens_its_tab_and_samples(browser, texts_address):
+    page = browser.new_page()
+    page.goto(f"{texts_address}?{SETTINGS.to_query()}")
+    readout = page.get_by_role("tabpanel").filter(has=page.locator(".prompt")).locator(".card")
+    expect(readout).to_have_text(re.compile("H1P1R1 · "), timeout=PATIENCE_MS)
+    expect(page.get_by_role("tab", name="Text to image")).to_have_attribute("aria-selected", "true")
+    page.close()
+
+
+def test_a_picture_of_a_text_dropped_on_classes_says_where_it_belongs(
+    browser, texts_address, tmp_path
+):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(picture, pnginfo=SETTINGS.png_info({}))
+    with visiting(Visit(browser, texts_address, SIZES["desk"])) as visit:
+        visit.restore.first.set_input_files(picture)
+        visit.expect_toast("This picture is of texts, not of classes")
+
+
+def test_compare_offers_both_models(browser, texts_address):
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(texts_address)
+    page.get_by_role("tab", name="Compare").click()
+    panel = page.get_by_role("tabpanel").filter(has=page.get_by_label("tiny-texts"))
+    expect(panel.locator(".tile").first).to_be_visible()
+    panel.get_by_label("tiny-texts").check()
+    expect(panel.locator(".tile").first).to_be_hidden(timeout=PATIENCE_MS)
+    prompt = panel.get_by_label("Prompt", exact=True)
+    prompt.fill("a cat, by day")
+    panel.get_by_role("button", name="Compare").locator("visible=true").click()
+    card = panel.locator(".card").locator("visible=true")
+    expect(card).to_have_text(re.compile("as fast|RMS"), timeout=60_000)
+    page.close()
