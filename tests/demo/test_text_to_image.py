@@ -124,7 +124,7 @@ class TextVisit(Visit):
 
     def __init__(self, browser, address, size, colours="light"):
         super().__init__(browser, address, size, colours)
-        self.page.get_by_role("tab", name="Text to image").click()
+        self.open_tab("Text to image")
         panel = self.page.get_by_role("tabpanel").filter(has=self.page.locator(".prompt"))
         self.panel = panel
         self.prompt = panel.get_by_label("Prompt", exact=True)
@@ -175,7 +175,7 @@ def test_an_example_fills_the_prompt_and_a_long_one_is_warned_of(texts):
     texts.page.locator(".examples").get_by_text("white lighthouse, rain").click()
     expect(texts.prompt).to_have_value("white lighthouse, rain")
     texts.prompt.fill("a red boat " * 8)
-    expect(texts.page.locator(".warning")).to_contain_text("left out", timeout=PATIENCE_MS)
+    expect(texts.page.locator(".warning .hint")).to_contain_text("left out", timeout=PATIENCE_MS)
 
 
 def test_no_prompt_is_refused_in_a_sentence(texts):

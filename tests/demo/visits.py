@@ -71,6 +71,14 @@ class Visit:
         if response.status >= 400:
             self.complaints.append(f"{response.status} {response.url} {response.request.post_data}")
 
+    def open_tab(self, name):
+        """Press a tab, which a narrow page has in the menu behind the others."""
+        tab = self.page.get_by_role("tab", name=name)
+        if not tab.is_visible():
+            self.page.locator(".overflow-menu > button").click()
+            tab = self.page.locator(".overflow-dropdown").get_by_text(name)
+        tab.click()
+
     def slow_down(self, latency_ms):
         """Make every answer of the server take that much longer."""
         line = {"offline": False, "downloadThroughput": -1, "uploadThroughput": -1}
