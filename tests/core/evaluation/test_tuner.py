@@ -25,7 +25,7 @@ def smooth_error(plan):
 
 
 def all_plans(with_refiner=True):
-    for counts in itertools.product(range(1, 7), range(12), range(20 if with_refiner else 1)):
+    for counts in itertools.product(range(1, 7), range(12), range(9 if with_refiner else 1)):
         plan = SamplePlan.from_counts(*counts)
         if RATES.ms_of(plan) <= BUDGET:
             yield plan
@@ -101,19 +101,20 @@ def test_the_command_line_writes_what_the_page_reads(command_line, pipeline_fold
 def test_errors_are_of_the_weights_as_they_are_stored(command_line, pipeline_folder, monkeypatch):
     formats = set()
 
-    def ends(pipeline, plan, *asked):
-        formats.add((pipeline.dtype, pipeline.predictor.pos_embed.dtype))
-        stored = pipeline.predictor.x_embedder.proj.weight
-        formats.add(bool((stored.bfloat16().float() != stored).any()))  # not rounded before
-        return torch.zeros(16, 4, 8, 8)
+    def ends(pipeline, plan, scale, seed, count):
+        weight = pipeline.predictor.x_embedder.proj.weight
+        rounded = bool((weight.bfloat16() == weight).all())
+        formats.add((count, pipeline.dtype, rounded))
+        return torch.zeros(count, 4, 8, 8)
 
     monkeypatch.setattr(tuner, "measure_rates", lambda *arguments: RATES)
     monkeypatch.setattr(tuner, "ends", ends)
-    monkeypatch.setattr(tuner, "solve", lambda *asked: torch.ones(16, 4, 8, 8))
+    monkeypatch.setattr(tuner, "solve", lambda *asked: torch.ones(64, 4, 8, 8))
     options = ("--dtype", "bfloat16", "--device", "cpu", "--num-samples", 2, "--budget-ms", 30)
     done = command_line("tune", "--model", pipeline_folder, *options)
     assert done.code == 0, done.err
-    assert formats == {(torch.float32, torch.float32), True}
+    # As it runs in the search, and as it is stored in what is reported.
+    assert formats == {(16, torch.bfloat16, True), (64, torch.float32, False)}
 
 
 def row(plan, ms, error, interval=None):
