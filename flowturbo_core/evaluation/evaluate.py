@@ -184,6 +184,7 @@ def evaluate(
         {"rows": rows, "floor": floor, "pairs": pairs, "reference": reference}
         | asdict(settings)
         | {
+            "reference_scenes": REFERENCE_SCENES if judged else None,
             "machine": describe_device(pipeline.device),
             "num_processes": processes.num_processes,
             "versions": VERSIONS,

@@ -142,9 +142,7 @@ def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str
 # Each table of the README: its name there, the files it is made from, and how.
 TABLES = {
     "quality": (("postcards-sit-quality.json",), quality_table),
-    "pairs": (("postcards-sit-quality.json", "postcards-sit-quality-others.json"), pairs_table),
-    "refiners": (("postcards-sit-refiners.json",), refiners_table),
-    "ablations": (("postcards-sit-ablations.json",), quality_table),
+    "pairs": (("postcards-sit-quality.json",), pairs_table),
     "speed": (("postcards-sit-speed.json",), speed_table),
 }
 

@@ -52,7 +52,7 @@ class FlowObjective(FlowMatching):
         # In a tuple, so that it is not a submodule: it is neither trained nor saved.
         self.frozen, self.classes = (vae,), classes
 
-    def heavy_parts(self) -> list[nn.Module]:
+    def heavy_parts(self, device: torch.device) -> list[nn.Module]:
         """Return the predictor."""
         return [self.model]
 

@@ -71,8 +71,8 @@ class Objective(nn.Module):
     model: nn.Module
     data: Dataset
 
-    def heavy_parts(self) -> list[nn.Module]:
-        """Return the modules whose calls are worth compiling."""
+    def heavy_parts(self, device: torch.device) -> list[nn.Module]:
+        """Return the modules whose calls are worth compiling on `device`."""
         return []
 
     def settings(self) -> dict[str, Any]:
@@ -224,9 +224,9 @@ def fit(
     (output / "sheets").mkdir(parents=True, exist_ok=True)
 
     objective = objective.to(accelerator.device)
-    if compiled and objective.heavy_parts():
+    if compiled and objective.heavy_parts(accelerator.device):
         if can_compile(accelerator.device.type):
-            for part in objective.heavy_parts():
+            for part in objective.heavy_parts(accelerator.device):
                 part.compile()
         else:
             print("training without torch.compile, which does not work on this machine", flush=True)

@@ -61,7 +61,7 @@ class RefinerMatching(Objective):
         """Return which pairs it is trained on."""
         return asdict(self.pairs)
 
-    def heavy_parts(self) -> list[nn.Module]:
+    def heavy_parts(self, device: torch.device) -> list[nn.Module]:
         """Return refiner and predictor."""
         return [self.model, self.predictor()]
 
