@@ -104,8 +104,8 @@ def evaluate(
     check_file(json_file)
     target = resolve_device(device)
     shared = PartialState(cpu=target.type == "cpu")
-    if device in (None, target.type):  # each process has a device of its own
-        target = shared.device
+    if target.type != "cpu" and device in (None, target.type):
+        target = shared.device  # each process has a GPU of its own
     number_format = resolve_dtype(dtype, target)
     pipeline = load_pipeline(model, target, number_format)
     request = pipeline.example_request(1, guidance_scale, seed)
