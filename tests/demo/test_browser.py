@@ -62,14 +62,15 @@ def visit(request, browser, address):
 @pytest.fixture
 def computed(service, monkeypatch):
     """Return the list of events that the accelerator's thread has come to, in this test."""
-    events, generate = [], service._generate
+    engine = service._engine.result()
+    events, generate = [], engine.generate
 
     def noted(request):
         for event in generate(request):
             events.append(event)
             yield event
 
-    monkeypatch.setattr(service, "_generate", noted)
+    monkeypatch.setattr(engine, "generate", noted)
     return events
 
 
