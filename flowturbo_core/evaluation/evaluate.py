@@ -184,7 +184,7 @@ def evaluate(
         {"rows": rows, "floor": floor, "pairs": pairs, "reference": reference}
         | asdict(settings)
         | {
-            "reference_scenes": REFERENCE_SCENES if judged else None,
+            "reference_scenes": REFERENCE_SCENES if distances else None,
             "machine": describe_device(pipeline.device),
             "num_processes": processes.num_processes,
             "versions": VERSIONS,
@@ -268,8 +268,9 @@ def _judge(
     """
     count, many = settings.num_samples, REFERENCE_SCENES
     look = partial(_scenes, pipeline, evaluator, split=settings.scenes)
-    print(f"drawing {many} scenes to compare with", flush=True)
-    reference, _, _ = look(_REFERENCE_SEED, many, reconstructed=False)
+    if "frechet" in settings.metrics:
+        print(f"drawing {many} scenes to compare with", flush=True)
+        reference, _, _ = look(_REFERENCE_SEED, many, reconstructed=False)
     # What a class decides is called by its own name; a prompt decides up to four things.
     names = dict(enumerate(ATTRIBUTES)) if pipeline.REQUEST is TextToImageRequest else {0: "class"}
 
