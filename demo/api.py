@@ -6,6 +6,7 @@ Its arguments reach the core as they come, to be refused there by value; here th
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from inspect import getdoc
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -69,11 +70,16 @@ def publish(
 
 
 def arguments(
-    things: Arguments, plan: Arguments, service: Service, num_images: tuple[int, int]
+    things: Arguments,
+    plan: Arguments,
+    service: Service,
+    num_images: tuple[int, int],
+    sizes: Arguments = MappingProxyType({}),
 ) -> Arguments:
     """Return the default and the JSON schema of what every task takes, around its own.
 
-    `things` says of what there are to be pictures, and `num_images` how many of each.
+    `things` says of what there are to be pictures, `sizes` how large they may be, where that is
+    to be chosen, and `num_images` how many of each.
     """
     low, high = GUIDANCE_SCALE
     return {
@@ -88,6 +94,7 @@ def arguments(
                 "description": f"classifier-free guidance, from {low} to {high}; 1 is none",
             },
         ),
+        **sizes,
         "num_images": (1, whole(num_images, "images of each class or text")),
         "seed": (0, whole((0, MAX_SEED), "image k draws its noise from seed + k")),
         "randomise": (
@@ -119,19 +126,18 @@ def prompt(service: TextService) -> Arguments:
     return {"prompt": (service.default_settings.prompts[0], described)}
 
 
-def texts(service: TextService) -> Arguments:
-    """Return the default and the JSON schema of a prompt, a negative prompt and a size."""
+def prompts(service: TextService) -> Arguments:
+    """Return the default and the JSON schema of a prompt and a negative prompt."""
+    described = {"type": "string", "maxLength": MAX_TEXT, "description": "what to lead away from"}
+    return {**prompt(service), "negative_prompt": ("", described)}
+
+
+def sizes(service: TextService) -> Arguments:
+    """Return the default and the JSON schema of the two sides."""
     default = service.default_settings
     side = {"type": "integer", "minimum": 8, "maximum": MAX_SIDE, "multipleOf": 8}
-    return {
-        **prompt(service),
-        "negative_prompt": (
-            "",
-            {"type": "string", "maxLength": MAX_TEXT, "description": "what to lead away from"},
-        ),
-        "height": (default.height, side | {"description": "in pixels, a multiple of 8"}),
-        "width": (default.width, side | {"description": "in pixels, a multiple of 8"}),
-    }
+    side["description"] = "in pixels, a multiple of 8"
+    return {"height": (default.height, side), "width": (default.width, side)}
 
 
 def steps(service: Service) -> Arguments:

@@ -14,7 +14,7 @@ from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Side
 from demo.service import Request
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
 from flowturbo_core.evaluation.stability import curvature
-from flowturbo_core.metadata import Settings, TextSettings
+from flowturbo_core.metadata import AnySettings, Settings, TextSettings
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.pipelines.base import FlowPipeline, Progress
 from flowturbo_core.pipelines.loading import load_pipeline
@@ -111,7 +111,7 @@ class Engine:
         """Return what of a prompt is longer than the tokenizer's window. Raises as a request."""
         return self.pipeline.warnings(self.pipeline.request(prompt))
 
-    def _settings(self, request: Request) -> Settings | TextSettings:
+    def _settings(self, request: Request) -> AnySettings:
         if isinstance(request, TextToImageRequest):
             return TextSettings.of(self.name, request)
         return Settings.of(self.name, request, self.pipeline.class_names)

@@ -13,7 +13,7 @@ from demo.accelerator import Accelerator
 from demo.budget import Budget
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stopped
 from demo.tickets import End, Wanted
-from flowturbo_core.metadata import Settings, TextSettings
+from flowturbo_core.metadata import AnySettings
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.plan import PAPER_PLANS, SamplePlan, parse_distinct
@@ -266,7 +266,7 @@ class Service:
         end = self._wanted.begin(visitor, ticket)
         return self._until_ended(lambda engine: engine.compare(requests), end)
 
-    def _restored(self, things: Any, settings: Settings | TextSettings) -> tuple[Request, Counts]:
+    def _restored(self, things: Any, settings: AnySettings) -> tuple[Request, Counts]:
         """Return the request of settings, and their steps of each kind.
 
         Raises ValueError if this page cannot make the pictures of these settings.

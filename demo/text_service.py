@@ -7,18 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 from demo.events import Advanced, Comparison, Done, Preview, Stopped
 from demo.service import Counts, Service, drawn_seed, plan_of
 from flowturbo_core.metadata import TextSettings
-from flowturbo_core.models.catalog import DEFAULT_TEXT_MODEL, TEXTS
+from flowturbo_core.models.catalog import DEFAULT_TEXT_MODEL, EXAMPLE_PROMPTS, TEXTS
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import TextToImageRequest
 
-EXAMPLES = (
-    "a red sailboat at sunset",
-    "a large yellow balloon on the left, by day",
-    "a small pink house in the snow",
-    "a blue fish leaping from the sea at dawn",
-    "purple mountains behind a lake at night",
-    "white lighthouse, rain",
-)
+EXAMPLES = (*EXAMPLE_PROMPTS[:5], "white lighthouse, rain")
 
 
 class Wish(NamedTuple):

@@ -12,7 +12,15 @@ import gradio as gr
 from gradio.components import Component
 
 from demo import readout
-from demo.controls import HELPER, PlanControls, Results, RunControls, VisitControls, sentence
+from demo.controls import (
+    HELPER,
+    PlanControls,
+    Results,
+    RunControls,
+    VisitControls,
+    budgeted,
+    sentence,
+)
 from demo.events import Done, Preview, Stopped
 from demo.pictures import captioned, png_file, setting_files, zip_file
 from demo.service import Service
@@ -193,6 +201,16 @@ def connect(
         results.readout,
         readout.interrupted(True),
     )
+
+
+def connect_budget(page: gr.Blocks, service: Service, plan: PlanControls) -> None:
+    """Set the budget's slider once the model is loaded: until then, nobody knows its rates."""
+
+    async def afford(*counts: object) -> gr.Slider:
+        await loaded(service)
+        return budgeted(service, *counts)
+
+    page.load(afford, plan.sliders, plan.budget, **ONCE_LOADED)
 
 
 def connect_runs(

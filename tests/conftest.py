@@ -35,6 +35,22 @@ TINY_VAE = {
 }
 
 
+TINY_UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (8, 8),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+    "cross_attention_dim": 16,
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 2,
+}
+
+
 def randomize(model, seed, scale=0.1):
     """Make every parameter random: an untrained SiT's output is zero, which would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)

@@ -32,14 +32,10 @@ def build(service: ClassService, page: gr.Blocks) -> None:
         values = settings.guidance_scale, settings.num_images, settings.seed
         return names, *counts, *values, False
 
-    async def afford(*counts: object) -> gr.Slider:
-        await wiring.loaded(service)
-        return controls.budgeted(service, *counts)
-
     ask = service.generate_class_conditional
     wiring.connect(service, "class-conditional", ask, inputs, plan, buttons, results)
     wiring.connect_visit(page, service, values_of, inputs, plan, results, visit)
-    page.load(afford, plan.sliders, plan.budget, **wiring.ONCE_LOADED)
+    wiring.connect_budget(page, service, plan)
     api.publish(handler(service), arguments(service), ["Pictures"])
 
 

@@ -56,16 +56,12 @@ def build(service: TextService, page: gr.Blocks) -> None:
         asked = request.prompts[0], request.negative_prompt, *counts, request.guidance_scale
         return *asked, request.height, request.width, request.num_images, request.seed, False
 
-    async def afford(*counts: object) -> gr.Slider:
-        await wiring.loaded(service)
-        return controls.budgeted(service, *counts)
-
     ask = service.generate_text_to_image
     wiring.connect(service, "text-to-image", ask, inputs, plan, buttons, results)
     typed = {"js": _TYPED, "trigger_mode": "multiple", **controls.HELPER}
     texts.prompt.input(None, [plan.live, plan.moves, texts.prompt], plan.moves, **typed)
     wiring.connect_visit(page, service, values_of, inputs, plan, results, visit)
-    page.load(afford, plan.sliders, plan.budget, **wiring.ONCE_LOADED)
+    wiring.connect_budget(page, service, plan)
     api.publish(handler(service), arguments(service), ["Pictures"])
 
 
@@ -111,13 +107,8 @@ def side_control(label: str, value: int) -> gr.Slider:
 
 def arguments(service: TextService) -> api.Arguments:
     """Return the default and the JSON schema of each of the handler's arguments."""
-    texts = api.texts(service)
-    prompts = {name: texts[name] for name in ("prompt", "negative_prompt")}
-    found = api.arguments(prompts, api.steps(service), service, NUM_IMAGES)
-    sides = {name: texts[name] for name in ("height", "width")}
-    order = ("prompt", "negative_prompt", "heun", "pseudo", "refiner", "guidance_scale", "height")
-    order += ("width", "num_images", "seed", "randomise")
-    return {name: (found | sides)[name] for name in order}
+    things, sizes = api.prompts(service), api.sizes(service)
+    return api.arguments(things, api.steps(service), service, NUM_IMAGES, sizes)
 
 
 def handler(service: TextService) -> Callable[..., Iterator[tuple]]:

@@ -91,45 +91,15 @@ def speed_table(content: dict[str, Any]) -> str:
     )
 
 
-def refiners_table(content: dict[str, Any]) -> str:
-    """Return what `compare-refiners` measured, a line a refiner, two columns a plan."""
-    rows, plans = content["rows"], list(dict.fromkeys(row["plan"] for row in content["rows"]))
-    columns: dict[str, Callable[[Row], str]] = {"refiner": _refiner}
-    for plan in plans:
-
-        def error(row: Row, plan: str = plan) -> str:
-            (its,) = (r for r in rows if r["plan"] == plan and _refiner(r) == _refiner(row))
-            if its["difference"] == 0:
-                return f"{its['solver_error']:.4f}"
-            return f"{its['solver_error']:.4f}, {_with_interval(its, 'difference', '+', 4)}"
-
-        columns[f"`{plan}`"] = error
-    lines = [row for row in rows if row["plan"] == plans[0]]
-    return _table(columns, lines) + (
-        f"\nSolver errors on 64 noises at guidance {content['guidance_scale']:g}, float32, and how "
-        "much more than none, which carries the velocity on as it is; in brackets 95% bootstrap "
-        f"intervals. {content['machine']}, torch {content['versions']['torch']}.\n"
-    )
-
-
-def _refiner(row: Row) -> str:
-    """Return what a refiner is called: its folder's name, whose training it is."""
-    folder = Path(row["refiner"])
-    if "variant" not in row:
-        return "none"
-    name = "bundled" if folder.name == "refiner" else folder.parent.name
-    return name if row["variant"] == "consistent" else f"{name}, {row['variant']}"
-
-
 def _evaluations(row: Row) -> str:
     counts = f"{row['predictor_evaluations']} + {row['refiner_evaluations']}"
     # A cache skips most of an evaluation, when it does.
     return f"up to {counts}" if row["plan"].startswith("fbc:") else counts
 
 
-def _with_interval(row: Row, name: str, sign: str = "", digits: int = 3) -> str:
+def _with_interval(row: Row, name: str, sign: str = "") -> str:
     low, high = row[f"{name}_interval"]
-    form = f"{sign}.{digits}f"
+    form = f"{sign}.3f"
     return f"{row[name]:{form}} [{low:{form}}, {high:{form}}]"
 
 

@@ -34,6 +34,21 @@ TASKS = {
     "RectifiedFlowPipeline": TEXTS,
     "StableDiffusionPipeline": TEXTS,
 }
+# What is measured and shown where nobody asks for anything: all can be drawn by postcards-t2i.
+EXAMPLE_PROMPTS = (
+    "a red sailboat at sunset",
+    "a large yellow balloon on the left, by day",
+    "a small pink house in the snow",
+    "a blue fish leaping from the sea at dawn",
+    "purple mountains behind a lake at night",
+    "a green cactus on the right, in the evening",
+    "a white lighthouse in the rain",
+    "an orange cat in the centre, at sunrise",
+    "a boat",
+    "sunset",
+    "night, city",
+    "red mushroom",
+)
 # Where a model_index.json has a library, this says: a model of that name in the catalogue.
 CATALOGUE = "flowturbo_core.catalogue"
 # What a pipeline and a page take where a model's index is silent.

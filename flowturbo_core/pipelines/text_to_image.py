@@ -11,7 +11,13 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from flowturbo_core.models.autoencoder import downsampling_factor
-from flowturbo_core.models.catalog import DEFAULT_GUIDANCE_SCALE, DEFAULT_PLAN, TASKS, TEXTS
+from flowturbo_core.models.catalog import (
+    DEFAULT_GUIDANCE_SCALE,
+    DEFAULT_PLAN,
+    EXAMPLE_PROMPTS,
+    TASKS,
+    TEXTS,
+)
 from flowturbo_core.models.lora import add_lora
 from flowturbo_core.models.sit import REFINER_VARIANTS
 from flowturbo_core.models.text_encoder import (
@@ -30,22 +36,6 @@ from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_SIDE, TextToImageRequest, brief, whole_number
 from flowturbo_core.sampler import Job
 from flowturbo_core.tasks import generate
-
-# What is measured and shown where nobody asks for anything: all can be drawn by postcards-t2i.
-EXAMPLE_PROMPTS = (
-    "a red sailboat at sunset",
-    "a large yellow balloon on the left, by day",
-    "a small pink house in the snow",
-    "a blue fish leaping from the sea at dawn",
-    "purple mountains behind a lake at night",
-    "a green cactus on the right, in the evening",
-    "a white lighthouse in the rain",
-    "an orange cat in the centre, at sunrise",
-    "a boat",
-    "sunset",
-    "night, city",
-    "red mushroom",
-)
 
 # What a UNet's config may say of its condition, if embeddings of texts are all that it takes.
 _OF_TEXTS_ALONE = {

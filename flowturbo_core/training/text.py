@@ -16,10 +16,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from flowturbo_core.data.postcard_captions import prompt
 from flowturbo_core.data.postcards import sample_scene
 from flowturbo_core.images import contact_sheet
+from flowturbo_core.models.catalog import EXAMPLE_PROMPTS
 from flowturbo_core.models.storage import save_to_ship, save_trained, write_record
 from flowturbo_core.models.text_encoder import embed, save_text_encoder, save_tokenizer, tokens_of
 from flowturbo_core.models.unet import UNetPredictor
-from flowturbo_core.pipelines.text_to_image import EXAMPLE_PROMPTS, TextToImagePipeline
+from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.training.flow import FlowMatching, dropped
 from flowturbo_core.training.refiner import Pairs, RefinerMatching
 

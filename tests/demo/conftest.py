@@ -24,7 +24,7 @@ from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.training.text import train_tokenizer
-from tests.conftest import randomize
+from tests.conftest import TINY_UNET, randomize
 
 _SIT = {
     "sample_size": 16,
@@ -79,18 +79,8 @@ def make_text_pipeline():
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    unet = {
-        "sample_size": 16,
-        "in_channels": 8,
-        "out_channels": 8,
-        "block_out_channels": (8, 8),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "layers_per_block": 1,
-        "attention_head_dim": 2,
-        "norm_num_groups": 4,
-        "cross_attention_dim": 16,
-    }
+    sizes = {"sample_size": 16, "in_channels": 8, "out_channels": 8}
+    unet = TINY_UNET | sizes | {"addition_embed_type": None}
     torch.manual_seed(3)
     return TextToImagePipeline(
         UNet2DConditionModel(**unet).eval(),

@@ -11,23 +11,9 @@ from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.training import commands, recipes
 from flowturbo_core.training.loop import Hyperparameters
 from flowturbo_core.training.recipes import Recipe
-from tests.conftest import TINY_SIT, TINY_VAE
+from tests.conftest import TINY_SIT, TINY_UNET, TINY_VAE
 
 SIT = {name: value for name, value in TINY_SIT.items() if name != "num_classes"}
-TINY_UNET = {
-    "sample_size": 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": (8, 8),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "attention_head_dim": 2,
-    "norm_num_groups": 4,
-    "cross_attention_dim": 16,
-    "addition_embed_type": "text",
-    "addition_embed_type_num_heads": 2,
-}
 FAST = Hyperparameters(batch_size=4, learning_rate=1e-3, warmup_steps=2, ema_decay=0.9)
 TINY = Recipe(
     autoencoder=TINY_VAE | {"in_channels": 12, "out_channels": 12, "sample_size": 32},
