@@ -21,8 +21,7 @@ CONDITION_DROPOUT = 0.1
 class FlowMatching(Objective):
     """Minimise E || v(x_t, t) - (x_1 - x_0) ||^2, x_t = (1 - t) x_0 + t x_1 (2209.03003, eq. 1).
 
-    t is drawn from a logit-normal (Esser et al., 2403.03206, section 3.1), which spends more on
-    the middle of the path. Subclasses say what a velocity is conditioned on.
+    Subclasses say what a velocity is conditioned on.
     """
 
     def predictor(self) -> nn.Module:
@@ -33,10 +32,17 @@ class FlowMatching(Objective):
         """Return the condition of examples, some of them dropped for guidance."""
         raise NotImplementedError  # pragma: no cover
 
+    def times(self, count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw times (B,) from a logit-normal, which spends more on the middle of the path.
+
+        Esser et al., 2403.03206, section 3.1.
+        """
+        return torch.sigmoid(randn_of((count,), like, generator))
+
     def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of a batch: latents (B, C, h, w), and what goes with each."""
         x1 = batch[0].float()
-        t = torch.sigmoid(randn_of((len(x1),), x1, generator))
+        t = self.times(len(x1), x1, generator)
         x0 = randn_of(x1.shape, x1, generator)
         condition = self.condition(batch[1], generator)
         velocity = self.predictor()(torch.lerp(x0, x1, expand(t)), t, condition)

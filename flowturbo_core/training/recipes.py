@@ -50,6 +50,7 @@ _POSTCARDS_UNET = {
     "attention_head_dim": (3, 4),  # the number of heads, as Stable Diffusion 1.5 has it
     "norm_num_groups": 16,
     "cross_attention_dim": 128,
+    "resnet_time_scale_shift": "scale_shift",  # as strong a condition as a transformer's adaLN
     "addition_embed_type": "text",
     "addition_embed_type_num_heads": 4,
 }
@@ -95,7 +96,11 @@ RECIPES = {
             "projection_dim": 128,
         },
         text_training=Hyperparameters(
-            batch_size=64, learning_rate=1e-3, warmup_steps=300, ema_decay=0.9995
+            batch_size=64,
+            learning_rate=1e-3,
+            warmup_steps=300,
+            ema_decay=0.9995,
+            muon_kernels=True,
         ),
         # One level, no attention: the text reaches it pooled.
         text_refiner=_POSTCARDS_UNET

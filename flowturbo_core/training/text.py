@@ -108,6 +108,16 @@ class TextFlowObjective(FlowMatching):
         """Return the UNet as a velocity model."""
         return UNetPredictor(self.model["unet"])
 
+    def times(self, count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw times (B,): half of them uniform, half as for classes.
+
+        What a text decides about the whole picture, such as the time of day, is decided next to
+        the noise, where a logit-normal hardly ever is.
+        """
+        times = super().times(count, like, generator)
+        uniform = torch.rand(count, generator=generator, device=like.device)
+        return torch.where(torch.arange(count, device=like.device) % 2 == 0, times, uniform)
+
     def condition(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
         """Return the embeddings (B, length, width) of tokens (B, 8, length): of one in eight."""
         return self.texts.choose(tokens, generator)

@@ -406,6 +406,59 @@ def test_a_model_of_convolutions_is_trained_by_adamw_alone():
     assert isinstance(adamw, torch.optim.AdamW)
 
 
+def test_a_kernel_is_stepped_as_its_matrix_is():
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Conv2d(5, 7, 3)])})
+    kernel = model["blocks"][0].weight
+    matrix = torch.nn.Parameter(kernel.detach().clone().view(7, 45))
+    by_matrix = torch.optim.Muon(
+        [matrix], lr=SETTINGS.learning_rate, weight_decay=0, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw, by_kernel = build_optimizers(model, replace(SETTINGS, muon_kernels=True))
+    assert [p is model["blocks"][0].bias for p in adamw.param_groups[0]["params"]] == [True]
+    for _ in range(3):
+        gradient = torch.randn(7, 5, 3, 3)
+        kernel.grad, matrix.grad = gradient, gradient.view(7, 45)
+        for optimizer in (by_kernel, by_matrix):
+            optimizer.step()
+            optimizer.zero_grad()
+        assert kernel.grad is None
+        torch.testing.assert_close(kernel.view(7, 45), matrix)
+
+
+def test_a_run_with_stepped_kernels_resumes_to_the_bit(tmp_path):
+    def run(output, steps, resume=False):
+        torch.manual_seed(0)
+        objective = Convolved()
+        settings = replace(SETTINGS, decay_fraction=0.0, muon_kernels=True)
+        fit(objective, settings, Budget(steps=steps), output, resume=resume, workers=0)
+        return objective.model["blocks"][0].weight.detach()
+
+    whole = run(tmp_path / "whole", 6)
+    run(tmp_path / "parts", 3)
+    torch.testing.assert_close(run(tmp_path / "parts", 6, resume=True), whole, rtol=0, atol=0)
+
+
+class Convolved(loop.Objective):
+    """Teaches a convolution to give back what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.ModuleDict(
+            {"blocks": torch.nn.ModuleList([torch.nn.Conv2d(2, 2, 3, padding=1)])}
+        )
+        self.data = TensorDataset(torch.randn(32, 2, 5, 5))
+
+    def forward(self, batch, generator):
+        return {"loss": (self.model["blocks"][0](batch[0]) - batch[0]).square().mean()}
+
+    def sheet(self):
+        return Image.new("RGB", (1, 1))
+
+    def export(self, folder, record):
+        folder.mkdir(exist_ok=True)
+
+
 def test_without_a_compiler_a_run_says_so_and_goes_on(tmp_path, monkeypatch, capsys, whole_run):
     monkeypatch.setattr(loop, "can_compile", lambda device_type: False)
     train(flow_objective(), tmp_path, 7, compiled=True)

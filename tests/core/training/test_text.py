@@ -88,7 +88,9 @@ def test_the_flow_loss_equals_a_straight_line_version(pipeline, tokenizer):
     found = objective([latents, tokens], torch.Generator().manual_seed(3))["loss"]
 
     generator, x1 = torch.Generator().manual_seed(3), latents.float()
-    t = 1 / (1 + torch.exp(-torch.randn(len(x1), generator=generator)))
+    logistic = 1 / (1 + torch.exp(-torch.randn(len(x1), generator=generator)))
+    uniform = torch.rand(len(x1), generator=generator)
+    t = torch.stack([(uniform if k % 2 else logistic)[k] for k in range(len(x1))])
     x0 = torch.randn(x1.shape, generator=generator)
     texts = given(pipeline, tokens, generator)
     total = 0.0
@@ -97,6 +99,17 @@ def test_the_flow_loss_equals_a_straight_line_version(pipeline, tokenizer):
         v = pipeline.unet(x_t[None], 1000 * (1 - t[k]), texts[k : k + 1]).sample[0]
         total = total + ((v - (x1[k] - x0[k])) ** 2).mean()
     torch.testing.assert_close(found, total / len(x1), rtol=1e-5, atol=0)
+
+
+def test_times_are_half_uniform_and_half_logit_normal(pipeline):
+    times = TextFlowObjective(pipeline, None).times(
+        40_000, torch.empty(0), torch.Generator().manual_seed(0)
+    )
+    logit_normal = torch.distributions.Normal(0.0, 1.0).cdf
+    for bound in (0.02, 0.1, 0.5, 0.9):
+        point = torch.tensor(bound)
+        expected = 0.5 * bound + 0.5 * float(logit_normal(torch.logit(point)))
+        assert float((times < bound).float().mean()) == pytest.approx(expected, abs=0.008)
 
 
 def test_unet_and_text_encoder_are_trained_together(pipeline, tokenizer):
