@@ -26,7 +26,8 @@ from flowturbo_core.evaluation.parts import Parts
 from flowturbo_core.evaluation.refiners import Refiner
 from flowturbo_core.evaluation.refiners import compare_refiners as measure_refiners
 from flowturbo_core.evaluation.rivals import Rival
-from flowturbo_core.evaluation.speed import random_pipeline, write_json
+from flowturbo_core.evaluation.sizes import random_pipeline
+from flowturbo_core.evaluation.speed import write_json
 from flowturbo_core.models import front
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
@@ -46,7 +47,8 @@ def bench(
     json_file: Annotated[Path, typer.Option("--json", help="File for the measurements.")],
     model: Model = DEFAULT_MODEL,
     architecture: Annotated[
-        str | None, typer.Option(help="Time random weights of this size, such as sit-xl-2.")
+        str | None,
+        typer.Option(help="Time random weights of this size: sit-xl-2, ..., or sd-1-5."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images made together.")] = 8,
     repeats: Annotated[int, typer.Option(help="Rounds through all plans.")] = 7,

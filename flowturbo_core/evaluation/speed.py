@@ -9,56 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
-from torch import nn
 
 from flowturbo_core.devices import VERSIONS, describe_device
 from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
-from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.base import FlowPipeline
-from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import ms_of_kind
 from flowturbo_core.requests import whole_number
 from flowturbo_core.timing import Timing
 
-# Stable Diffusion's autoencoder, which the released SiT models use.
-_RELEASED_VAE = {
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "latent_channels": 4,
-}
-
-
 try:
     import resource
 except ImportError:  # Windows has none
     resource = None
-
-
-def random_pipeline(
-    architecture: str, device: torch.device, dtype: torch.dtype
-) -> ClassConditionalPipeline:
-    """Return a published size with random weights: its pictures are noise, its speed is real.
-
-    `architecture` is one of `PRESETS`, such as "sit-xl-2", on 32 x 32 latents of 256 px images,
-    with a refiner of one block and Stable Diffusion's autoencoder.
-    """
-    if architecture not in PRESETS:
-        raise ValueError(f"architecture {architecture!r} is not one of {', '.join(PRESETS)}")
-    preset = PRESETS[architecture]
-    with device:
-        predictor = SiTPredictor(**preset, guided_channels=3)
-        refiner = SiTRefiner(**preset | {"depth": 1}, variant="released")
-        vae = AutoencoderKL(**_RELEASED_VAE)
-    for model in (predictor, refiner):
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=0.02)
-    names = [f"class {k}" for k in range(predictor.config.num_classes)]
-    return ClassConditionalPipeline(predictor, vae, names, refiner).to(device, dtype)
 
 
 MODES = ("eager", "compiled")

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from flowturbo_core.compile import can_compile
 from flowturbo_core.evaluation import speed
-from flowturbo_core.evaluation.speed import bench, random_pipeline
+from flowturbo_core.evaluation.sizes import SD_REFINER, SD_UNET, random_pipeline
+from flowturbo_core.evaluation.speed import bench
 from flowturbo_core.pipelines import base
 from flowturbo_core.timing import Timing
 
@@ -56,6 +58,13 @@ def test_wrong_benchmarks_are_refused(pipeline, changes, named):
 def test_an_unknown_architecture_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="sit-xxl-2.*sit-xl-2"):
         random_pipeline("sit-xxl-2", torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(("config", "millions"), [(SD_UNET, 859.52), (SD_REFINER, 43.5)])
+def test_the_unets_of_stable_diffusions_size_have_it(config, millions):
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+    assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 def test_where_there_is_no_compiler_eager_is_timed_and_it_is_said(pipeline, monkeypatch):
