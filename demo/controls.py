@@ -210,9 +210,11 @@ def budgeted(service: Service, *counts: object) -> gr.Slider:
         ms = budget.expected_ms(service.describe_plan(*counts))
     except ValueError:  # no plan, which the line under the sliders says
         ms = None
-    # The ends are rounded so that both plans there can be chosen.
+    # Whatever the sliders say has a place; the ends are rounded so that both plans there can be
+    # chosen.
+    low, high = min(low, ms or low), max(high, ms or high)
     low, high = step * math.floor(low / step), step * math.ceil(high / step)
-    value = low if ms is None else min(max(step * math.ceil(ms / step), low), high)
+    value = low if ms is None else step * math.ceil(ms / step)
     # Visible, though it may not have been: tuning may have ended since the page was built.
     return gr.Slider(low, high, value=value, step=step, interactive=True, visible=True)
 

@@ -1,5 +1,6 @@
 """How straight a sampling trajectory is: FlowTurbo's reason why a refiner can be so small."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.evaluation.solver_error import NUM_NOISES, jobs
 from flowturbo_core.guidance import GuidedPredictor
 from flowturbo_core.pipelines.base import FlowPipeline
@@ -142,4 +144,6 @@ def plot(described: dict[str, Any], title: str, file: Path) -> None:
     left.set_title(title)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=150)
+    partial = partial_name(file)
+    figure.savefig(partial, dpi=150, format=file.suffix.removeprefix("."))
+    os.replace(partial, file)

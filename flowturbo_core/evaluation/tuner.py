@@ -35,6 +35,8 @@ _START: tuple[Counts, ...] = ((1, 0, 0), (1, 2, 0), (1, 2, 2), (1, 5, 3), (2, 4,
 # Beside the front's own neighbours, those of plans nearly as good: the error of few noises is not
 # smooth in the number of steps, and a search that only ever improves stops at its first bump.
 _SLACK = 1.05
+# What a plan must improve on all cheaper ones to be worth offering beside them.
+_WORTH = 0.99
 _SEARCH_NOISES = 16
 _MOST_REFINING = 8  # blocks in a row, as the page offers; the paper's best plans have up to five
 
@@ -89,7 +91,7 @@ def search(
 def front(
     errors: Mapping[SamplePlan, float], cost_of: Callable[[SamplePlan], float], slack: float = 1
 ) -> list[SamplePlan]:
-    """Return the plans, cheapest first, that none of lower cost beats by a factor of `slack`."""
+    """Return the plans, cheapest first, whose error is below `slack` times that of all cheaper."""
     kept, best = [], float("inf")
     for plan in sorted(errors, key=lambda plan: (cost_of(plan), errors[plan])):
         if errors[plan] < best * slack:
@@ -135,7 +137,7 @@ def tune(
     budget = real_number("budget_ms", budget, 0, 1e9)
     errors = measure_errors(pipeline, exact or pipeline, guidance_scale, seed, rates, budget)
     affordable = {plan: e for plan, e in errors.items() if rates.ms_of(plan) <= budget}
-    worth = front(affordable, rates.ms_of)
+    worth = front(affordable, rates.ms_of, _WORTH)
     settings = replace(settings, plans=tuple(map(str, worth)))
     if parts.folder.exists():
         parts.remove()
@@ -190,8 +192,8 @@ def measure_errors(
     """Return the solver errors of the plans that are on the front or near it.
 
     The search looks at the first 16 of the solver error's 64 noises, by the model as it runs; what
-    it finds good, and the paper's plans to compare with, is then measured over all of them, by
-    the model in float32, `exact`, as the reference is.
+    it finds good is then measured over all of them, by the model in float32, `exact`, as the
+    reference is, and so are the model's own plan and the paper's, to compare with.
     """
 
     @cache  # not before the search has found a plan within the budget
@@ -212,7 +214,7 @@ def measure_errors(
         budget_ms,
         pipeline.refiner is not None,
     )
-    known = (SamplePlan.parse(plan) for plan in PAPER_PLANS)
+    known = (SamplePlan.parse(plan) for plan in (*PAPER_PLANS, pipeline.default_plan))
     compared = (p for p in known if pipeline.refiner is not None or not p.refiner_evaluations)
     return {
         plan: error(exact, plan, NUM_NOISES)

@@ -8,6 +8,7 @@ import torch
 
 from flowturbo_core.evaluation import tuner
 from flowturbo_core.evaluation.tuner import front, measure_rates, search
+from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import Front
 from flowturbo_core.plan import PAPER_PLANS, SamplePlan
 from flowturbo_core.rates import Rates
@@ -67,6 +68,11 @@ def test_a_front_has_only_plans_that_nothing_cheaper_beats():
         assert (plan in kept) != beaten
 
 
+def test_of_plans_nearly_alike_the_cheapest_is_worth_it():
+    errors = {SamplePlan("H" + "P" * n): e for n, e in enumerate((3.0, 2.99, 2.9, 2.88))}
+    assert [str(plan) for plan in front(errors, RATES.ms_of, 0.99)] == ["H1", "H1P2"]
+
+
 def test_a_budget_below_the_cheapest_plan_is_refused():
     with pytest.raises(ValueError, match="no plan takes 20 ms: even H1 takes 27 ms"):
         search(smooth_error, RATES.ms_of, 20, with_refiner=True)
@@ -94,7 +100,8 @@ def test_the_command_line_writes_what_the_page_reads(command_line, pipeline_fold
     assert all(row["ms_per_image"] > 0 for row in content["plans"])
     assert all(RATES.ms_of(SamplePlan.parse(plan.plan)) <= 50 for plan in found.plans)
     # What it is compared with is measured too, within the budget or not.
-    assert {*PAPER_PLANS} <= {plan.plan for plan in found.measured}
+    own = ModelDescription.read(pipeline_folder).default_plan
+    assert {*PAPER_PLANS, own} <= {plan.plan for plan in found.measured}
     assert not list(pipeline_folder.glob("*.parts"))
 
 
