@@ -9,6 +9,7 @@ import math
 import pickle
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,14 @@ def convert_sit(
     return pipeline
 
 
-def read_checkpoint(file: Path, raw: bool = False) -> dict[str, Tensor]:
+def read_checkpoint(
+    file: Path, raw: bool = False, passed_over: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """Return the state dict in a released checkpoint, without running any code it may hold.
 
-    Raises ValueError, naming the file, if it is missing, truncated, no checkpoint, or a pickle
-    of anything but tensors, containers and an `argparse.Namespace`.
+    What has a name in `passed_over` is left out, whatever it is. Raises ValueError, naming the
+    file, if it is missing, truncated, no checkpoint, or a pickle of anything but tensors,
+    containers and an `argparse.Namespace`.
     """
     try:
         with (
@@ -106,9 +110,10 @@ def read_checkpoint(file: Path, raw: bool = False) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(v, Tensor) for name, v in content.items()
     ):
         raise ValueError(f"{file} does not hold a state dict, a mapping of names to tensors")
-    for name, tensor in content.items():
+    weights = {name: tensor for name, tensor in content.items() if name not in passed_over}
+    for name, tensor in weights.items():
         _check_plain(f"{file}: {name[:100]}", tensor)
-    return content
+    return weights
 
 
 def infer_config(state: dict[str, Tensor], input_multiple: int) -> dict[str, Any]:

@@ -7,12 +7,16 @@ loaded as any other model is before it takes the name that was asked for.
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from safetensors.torch import save_file
 
 from flowturbo_core.models.catalog import TASKS, TEXTS, read_index
 from flowturbo_core.models.convert import read_checkpoint
+from flowturbo_core.models.text_encoder import POSITIONS, PREFIX
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 
 _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
@@ -24,13 +28,18 @@ _WEIGHTS = {
     "text_encoder": (_TRANSFORMERS, "pytorch_model"),
 }
 
+_PASSED_OVER = (POSITIONS, f"{PREFIX}{POSITIONS}")  # whole numbers, which are no weights
 
-def convert_text_to_image(source: Path, output: Path) -> TextToImagePipeline:
+
+def convert_text_to_image(
+    source: Path, output: Path, settings: Mapping[str, Any] = MappingProxyType({})
+) -> TextToImagePipeline:
     """Write a copy of the folder `source` whose weights are safetensors, and load it.
 
     The parts this project uses are copied, and those alone; parts whose weights are safetensors
-    already stay as they are. Raises ValueError, naming the file, for a folder that is none of
-    Stable Diffusion's layout, weights that are missing or damaged, or an `output` that is there.
+    already stay as they are. Its index gets `settings` too, such as a default plan. Raises
+    ValueError, naming the file, for a folder that is none of Stable Diffusion's layout, weights
+    that are missing or damaged, or an `output` that is there.
     """
     index = read_index(source, *(name for name, task in TASKS.items() if task == TEXTS))
     if output.exists():
@@ -46,7 +55,7 @@ def convert_text_to_image(source: Path, output: Path) -> TextToImagePipeline:
         for name in kept.keys() & TextToImagePipeline.PART_CLASSES.keys():
             if (source / name).is_dir():
                 _convert_part(source / name, folder / name, _WEIGHTS.get(name))
-        (folder / "model_index.json").write_text(json.dumps(kept, indent=2) + "\n")
+        (folder / "model_index.json").write_text(json.dumps(kept | settings, indent=2) + "\n")
         pipeline = TextToImagePipeline.from_pretrained(folder)
         folder.rename(output)
     return pipeline
@@ -59,7 +68,7 @@ def _convert_part(source: Path, folder: Path, weights: tuple[str, str] | None) -
             shutil.copy2(file, folder / file.name)
     if weights is None or any(folder.glob(f"{weights[0]}*.safetensors")):
         return
-    tensors = read_checkpoint(source / f"{weights[1]}.bin")
+    tensors = read_checkpoint(source / f"{weights[1]}.bin", passed_over=_PASSED_OVER)
     # A copy of each: a pickle may hold two names of one tensor, which safetensors do not.
     whole = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     save_file(whole, folder / f"{weights[0]}.safetensors", metadata={"format": "pt"})

@@ -37,7 +37,7 @@ _SETTINGS = (
     "eos_token_id",
 )
 # In older files every name begins so, and the positions are stored, which are only 0, 1, 2, ...
-_PREFIX, _POSITIONS = "text_model.", "embeddings.position_ids"
+PREFIX, POSITIONS = "text_model.", "embeddings.position_ids"
 
 
 def load_text_encoder(folder: Path) -> CLIPTextModel:
@@ -58,7 +58,7 @@ def load_text_encoder(folder: Path) -> CLIPTextModel:
             expected = CLIPTextModel(config)
     except Exception as error:  # noqa: BLE001 - wrong values fail in every way there is
         raise ValueError(f"{file} describes no CLIPTextModel: {in_short(error)}") from error
-    known = {name.removeprefix(_PREFIX): name for name in expected.state_dict()}
+    known = {name.removeprefix(PREFIX): name for name in expected.state_dict()}
     state = {known.get(name, name): tensor for name, tensor in tensors.items()}
     check_shapes(folder, expected, {name: tuple(tensor.shape) for name, tensor in state.items()})
     with silent():
@@ -76,8 +76,8 @@ def _tensors_in(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is truncated or damaged: {in_short(error)}") from error
     tensors: dict[str, Tensor] = {}
     for name, tensor in found.items():
-        current = name.removeprefix(_PREFIX)
-        if current == _POSITIONS:
+        current = name.removeprefix(PREFIX)
+        if current == POSITIONS:
             continue
         if not tensor.is_floating_point():
             raise ValueError(f"{file}: {name} is {tensor.dtype}, which no parameter is")
