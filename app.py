@@ -37,16 +37,16 @@ def main(
     from demo.ui import build, launch_options
 
     classes, texts = load_services(model, device, dtype)
-    page = build(classes, texts).queue(max_size=queue_size)
+    page = build(classes, *texts).queue(max_size=queue_size)
     page.launch(
         server_name=host,
         server_port=port,
         share=share,
         mcp_server=mcp,
         prevent_thread_lock=True,
-        **launch_options(classes),
+        **launch_options(classes, *texts),
     )
-    for service in filter(None, (classes, texts)):
+    for service in (classes, *texts[:1]):
         service.wait()  # a model that cannot be loaded ends the program
     page.block_thread()
 

@@ -52,7 +52,8 @@ class ClassService(Service):
     ) -> Iterator[Preview | Done | Stopped | None]:
         """Generate images of classes, from unchecked values: see `_generate`."""
         plan, seed = plan_of(heun, pseudo, refiner), drawn_seed(seed, randomise)
-        return self._generate(class_names, plan, guidance_scale, num_images, seed, visitor, ticket)
+        request = self._asked(class_names, plan, guidance_scale, num_images, seed)
+        return self._generate(request, visitor, ticket)
 
     def compare_plans(
         self,

@@ -4,10 +4,12 @@ All of it runs on the accelerator's thread, which also imports this: torch takes
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Self
 
+import torch
 from PIL import Image
 
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Side
@@ -49,9 +51,10 @@ class Engine:
         """
         target = resolve_device(device)
         number_format = resolve_dtype(dtype, target)
-        pipeline = load_pipeline(description.folder, target, number_format)
-        engine = cls(pipeline, description.name)
-        engine.warm_up()
+        with _in_memory(f"{description.name} does not fit into the memory of {target}"):
+            pipeline = load_pipeline(description.folder, target, number_format)
+            engine = cls(pipeline, description.name)
+            engine.warm_up()
         return engine
 
     @property
@@ -78,21 +81,22 @@ class Engine:
         pipeline, plan = self.pipeline, request.plan
         settings, captions = self._settings(request), self._captions(request)
         block_ms, before = [], None
-        for progress in pipeline.run(pipeline.job(request), plan):
-            block_ms.append(progress.block_ms)
-            bend = None if before is None else _curvature(before, progress)
-            before = progress
-            decode = partial(pipeline.decode, progress.prediction())
-            pictures, decode_ms = timed(decode, pipeline.device)
-            yield Preview(
-                tuple(pictures),
-                captions,
-                progress.block,
-                progress.num_blocks,
-                progress.kind,
-                bend,
-                settings,
-            )
+        with self._enough_memory(captions):
+            for progress in pipeline.run(pipeline.job(request), plan):
+                block_ms.append(progress.block_ms)
+                bend = None if before is None else _curvature(before, progress)
+                before = progress
+                decode = partial(pipeline.decode, progress.prediction())
+                pictures, decode_ms = timed(decode, pipeline.device)
+                yield Preview(
+                    tuple(pictures),
+                    captions,
+                    progress.block,
+                    progress.num_blocks,
+                    progress.kind,
+                    bend,
+                    settings,
+                )
         # At the end the state is what it points at: the last preview is the result, and its
         # decoding the only one that counts.
         timing = Timing(len(captions), tuple(block_ms), decode_ms)
@@ -116,6 +120,10 @@ class Engine:
             return TextSettings.of(self.name, request)
         return Settings.of(self.name, request, self.pipeline.class_names)
 
+    def _enough_memory(self, captions: Sequence[str]) -> AbstractContextManager[None]:
+        asked = f"{len(captions)} images at once do not fit into the memory of {self.device}"
+        return _in_memory(f"{asked}: ask for fewer, or smaller ones")
+
     def _captions(self, request: Request) -> tuple[str, ...]:
         """Return what each image is of."""
         if isinstance(request, TextToImageRequest):
@@ -135,8 +143,9 @@ class Engine:
             Side(PlanSummary.of(request.plan), request.plan.kinds, self._settings(request))
             for request in requests
         ]
-        for k in range(_ROUNDS):
-            for index in (0, 1) if k % 2 == 0 else (1, 0):
+        turns = [(k, index) for k in range(_ROUNDS) for index in ((0, 1) if k % 2 == 0 else (1, 0))]
+        with self._enough_memory(captions):
+            for k, index in turns:
                 block_ms = []
                 for progress in pipeline.run(job, plans[index]):
                     block_ms.append(progress.block_ms)
@@ -148,7 +157,20 @@ class Engine:
                 sides[index] = _with_run(sides[index], pictures, timing)
                 shown = tuple(side for side in sides if side.timings)
                 if k == 0 or len(sides[0].timings) == len(sides[1].timings):
-                    yield Comparison(shown, captions, _ROUNDS, VERSIONS)
+                    yield Comparison(shown, captions, _ROUNDS, VERSIONS, self.rates)
+
+
+@contextmanager
+def _in_memory(refusal: str) -> Iterator[None]:
+    """Raise ValueError, with the sentence `refusal`, if memory runs out inside."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU, torch has no error of its own for it.
+        is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if is_full or "allocate memory" in str(error):
+            raise ValueError(refusal) from error
+        raise
 
 
 def _with_run(side: Side, pictures: Sequence[Image.Image], timing: Timing) -> Side:

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from PIL import Image
@@ -86,6 +86,19 @@ class Done:
         return self.heun_ms_per_image / self.timing.ms_per_image
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What an earlier request of the very same settings came to.
+
+    Args:
+        previews: of every block.
+        done: the result, with the times of that run.
+    """
+
+    previews: tuple[Preview, ...]
+    done: Done
+
+
 class Passing:
     """What matters only until the next event: of several at once, the last is worth showing."""
 
@@ -147,12 +160,14 @@ class Comparison:
         captions: what each picture is of: its class or its text.
         num_rounds: how often each plan is to be run.
         versions: of what made them.
+        warm: what the model's parts took when it was loaded, if that is known.
     """
 
     sides: tuple[Side, ...]
     captions: tuple[str, ...]
     num_rounds: int
     versions: Mapping[str, str]
+    warm: Rates | None = None
 
     @property
     def rounds(self) -> int:
@@ -170,12 +185,36 @@ class Comparison:
         return statistics.median(b / a for a, b in zip(own, other, strict=True))
 
     def rates(self) -> Rates:
-        """Return what an evaluation and decoding took in these runs."""
-        return Rates.of(
+        """Return what an evaluation and decoding took in these runs.
+
+        Of a refiner that neither plan has: as much of the predictor as when the model was loaded.
+        """
+        rates = Rates.of(
             (side.plan, side.kinds, timing) for side in self.sides for timing in side.timings
         )
+        if rates.refiner_ms is None and self.warm is not None and self.warm.refiner_ms is not None:
+            share = self.warm.refiner_ms / self.warm.predictor_ms
+            rates = replace(rates, refiner_ms=share * rates.predictor_ms)
+        return rates
 
 
 @dataclass(frozen=True)
 class Stopped:
     """The person stopped it; what was shown last, if anything was, is what remains."""
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """How the download of a model stands.
+
+    Args:
+        status: absent, arriving, here or failed.
+        done: bytes that have arrived.
+        total: bytes there are; 0 while that is not known.
+        error: why it failed.
+    """
+
+    status: str
+    done: int = 0
+    total: int = 0
+    error: str = ""

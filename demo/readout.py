@@ -13,8 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from demo.events import Done, PlanSummary, Preview
+from demo.events import Done, Fetching, PlanSummary, Preview
 from flowturbo_core.metadata import AnySettings
+from flowturbo_core.models.catalog import HubModel
 
 KINDS = {"H": "Heun", "P": "pseudo corrector", "R": "refiner"}
 _THUMBNAIL = 72  # pixels a side
@@ -74,13 +75,17 @@ def bar(percent: float) -> str:
     return f'{BAR}<div style="width: {percent:.0f}%"></div></div>'
 
 
-def finished(done: Done) -> str:
-    """Return the readout of finished images: milliseconds, evaluations, speed-up, blocks."""
+def finished(done: Done, is_earlier: bool = False) -> str:
+    """Return the readout of finished images: milliseconds, evaluations, speed-up, blocks.
+
+    It says so if they are of an earlier run.
+    """
     total, decoding = done.timing.ms_per_image, done.timing.decode_ms_per_image
     facts = (
         done.plan.plan,
         f"sampling {milliseconds(total - decoding)} + decoding {milliseconds(decoding)} ms",
         evaluations(done.plan),
+        *(["made earlier: Generate makes them anew"] if is_earlier else []),
     )
     badge = ""
     if done.speed_up is not None:
@@ -259,6 +264,22 @@ def card(number: str, unit: str, text: str, extra: str = "", below: str = "") ->
         f'<div class="card"><p class="headline"><b>{escape(number)}</b> {escape(unit)}</p>'
         f'{extra}<p class="facts">{escape(text)}</p>{below}</div>'
     )
+
+
+def download(model: HubModel, state: Fetching) -> str:
+    """Return what a model on a hub is, and how its download stands."""
+    words = {
+        "absent": f"about {model.gigabytes:g} GB from {model.repository}",
+        "arriving": f"{state.done / 1e6:,.0f} of {state.total / 1e6:,.0f} MB have arrived"
+        if state.total
+        else "asking the hub",
+        "here": "its weights are here",
+        "failed": state.error[:1].upper() + state.error[1:],
+    }[state.status]
+    below = bar(100 * state.done / (state.total or 1)) if state.status == "arriving" else ""
+    text = f"{model.about} Its weights are under {model.licence}: read what that allows."
+    extra = f'<p class="facts">{escape(text)}</p>'
+    return card(model.name, "", words, extra, below)
 
 
 def _inline(picture: Image.Image) -> str:

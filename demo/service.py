@@ -7,10 +7,12 @@ the background: everything that a page is built from is read from its folder wit
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from demo.accelerator import Accelerator
 from demo.budget import Budget
+from demo.downloads import Download
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stopped
 from demo.tickets import End, Wanted
 from flowturbo_core.metadata import AnySettings
@@ -56,6 +58,8 @@ class Service:
         model: what its folder says of it.
         load: makes the engine; called on the accelerator's thread.
         accelerator: the thread that loads and runs it.
+        download: how its weights come here, of a model that is on a hub; it is loaded when it is
+            first asked for, and all others at once.
     """
 
     THING: ClassVar[str]
@@ -67,11 +71,15 @@ class Service:
         model: ModelDescription,
         load: Callable[[], "Engine"],
         accelerator: Accelerator | None = None,
+        download: Download | None = None,
     ):
-        self.model = model
+        self.model, self.download = model, download
         self._accelerator = Accelerator() if accelerator is None else accelerator
-        self._engine: Future[Engine] = self._accelerator.submit(load)
+        self._load, self._lock = load, Lock()
+        self._loading: Future[Engine] | None = None
         self._wanted = Wanted()
+        if download is None:
+            self._begin()
 
     @classmethod
     def load(
@@ -89,32 +97,52 @@ class Service:
         description = ModelDescription.read(cls.BUNDLED if model is None else model)
         if description.task != cls.TASK:
             raise ValueError(f"{description.name} makes pictures of {description.task}")
+        return cls(description, loader(description, device, dtype), accelerator)
 
-        def load() -> "Engine":
-            from demo.engine import Engine  # on the accelerator's thread: it takes seconds
+    def _begin(self) -> "Future[Engine]":
+        """Return the model that is being loaded, or is; begin to load it, if nobody has."""
+        with self._lock:
+            if self._loading is None:
+                self._loading = self._accelerator.submit(self._load)
+            return self._loading
 
-            return Engine.load(description, device, dtype)
+    @property
+    def is_here(self) -> bool:
+        """Whether the model's weights are on this machine."""
+        return self.download is None or self.download.state.status == "here"
 
-        return cls(description, load, accelerator)
+    def wait(self) -> "Engine":
+        """Return the loaded model; raise what went wrong, if it cannot be loaded."""
+        return self._begin().result()
 
-    def wait(self) -> None:
-        """Wait until the model is loaded; raise what went wrong, if it cannot be."""
-        self._engine.result()
+    @property
+    def engine(self) -> "Engine | None":
+        """The loaded model; None while there is none."""
+        loading = self._loading
+        if loading is None or not loading.done() or loading.exception() is not None:
+            return None
+        return loading.result()
 
     def until_loaded(self) -> Iterator[None]:
         """Yield now and then until the model is loaded, so that whoever waits can be stopped."""
-        while not self._engine.done():
+        loading = self._begin()
+        while not loading.done():
             yield
-            wait([self._engine], _LOOK_AGAIN_S)
+            wait([loading], _LOOK_AGAIN_S)
 
     def health(self) -> dict[str, Any]:
-        """Return how the service fares: `status` is loading, ready or failed."""
+        """Return how the service fares: `status` is idle, loading, ready or failed.
+
+        Idle is a model that nobody has asked for yet.
+        """
+        loading, engine = self._loading, self.engine
         state: dict[str, Any] = {"status": "loading", "model": self.name}
-        if self._engine.done() and (error := self._engine.exception()) is not None:
-            state |= {"status": "failed", "error": str(error)}
-        elif self._engine.done():
-            engine = self._engine.result()
+        if loading is None:
+            state |= {"status": "idle"}
+        elif engine is not None:
             state |= {"status": "ready", "device": engine.device, "dtype": engine.dtype}
+        elif loading.done():
+            state |= {"status": "failed", "error": str(loading.exception())}
         return state
 
     @property
@@ -130,9 +158,8 @@ class Service:
     @property
     def budget(self) -> Budget | None:
         """What those plans take here; None where there are none, or nothing is loaded yet."""
-        if not self._engine.done() or self._engine.exception() is not None:
-            return None
-        return Budget.of(self.front_plans, self._engine.result().rates)
+        engine = self.engine
+        return None if engine is None else Budget.of(self.front_plans, engine.rates)
 
     def within(self, ms_per_image: object) -> tuple[int, int, int]:
         """Return the steps of the most exact plan that takes no longer, or of the cheapest.
@@ -176,6 +203,11 @@ class Service:
         if self._own_counts() is not None:
             return f"{note}."
         return f"{note}, which three sliders cannot say; {BASELINE} stands in."
+
+    @property
+    def has_slider_plan(self) -> bool:
+        """Whether three sliders can say the model's own plan."""
+        return self._own_counts() is not None
 
     def _own_counts(self) -> tuple[int, int, int] | None:
         return _slider_counts(self.model.default_plan)
@@ -222,25 +254,28 @@ class Service:
         """Return a request of unchecked values; `things` is what there are to be pictures of."""
         raise NotImplementedError  # pragma: no cover
 
-    def _generate(
+    def _asked(
         self,
         things: Any,
         plan: SamplePlan,
         guidance_scale: object,
         num_images: object,
         seed: object,
-        visitor: str | None,
-        ticket: int,
+    ) -> Request:
+        """Return the request of unchecked values; ValueError says what is wrong with one."""
+        count = whole_number("number of images", num_images, *NUM_IMAGES)
+        return self._checked(things, plan, guidance_scale, count, seed)
+
+    def _generate(
+        self, request: Request, visitor: str | None, ticket: int
     ) -> Iterator[Preview | Done | Stopped | None]:
         """Yield None while the model is being loaded, a Preview a block, then Done.
 
         Closing the iterator stops the work within one block. So do `stop` and `overtake` by the
         same `visitor` with this `ticket` or a later one, even before this was called: what they
-        ended is not begun. Raises ValueError for a value that is not allowed,
-        FloatingPointError if the arithmetic overflows.
+        ended is not begun. Raises ValueError if memory runs out, FloatingPointError if the
+        arithmetic overflows.
         """
-        count = whole_number("number of images", num_images, *NUM_IMAGES)
-        request = self._checked(things, plan, guidance_scale, count, seed)
         end = self._wanted.begin(visitor, ticket)
         return self._until_ended(lambda engine: engine.generate(request), end)
 
@@ -279,13 +314,14 @@ class Service:
         counts = _counts_of(settings.plan)
         if counts is None:
             raise ValueError(f"plan {brief(settings.plan)} is none of H..P..R..")
-        count = whole_number("number of images", settings.num_images, *NUM_IMAGES)
-        plan, seed = plan_of(*counts), settings.seed
-        return self._checked(things, plan, settings.guidance_scale, count, seed), counts
+        scale, number, seed = settings.guidance_scale, settings.num_images, settings.seed
+        return self._asked(things, plan_of(*counts), scale, number, seed), counts
 
     def _checked(
         self, things: Any, plan: SamplePlan, guidance_scale: object, num_images: int, seed: object
     ) -> Request:
+        if not self.is_here:
+            raise ValueError(f"the weights of {self.name} are not here yet: download them first")
         plan.require_refiner(self.has_refiner)
         guidance_scale = real_number("guidance scale", guidance_scale, *GUIDANCE_SCALE)
         return self._request(things, plan, guidance_scale, num_images, seed)
@@ -297,9 +333,22 @@ class Service:
             yield None
         if not end.event.is_set():
             # The thread loads first: here, what it loaded is there, or what went wrong is raised.
-            yield from self._accelerator.stream(lambda: work(self._engine.result()), end.event)
+            yield from self._accelerator.stream(lambda: work(self.wait()), end.event)
         if end.stopped:
             yield Stopped()
+
+
+def loader(
+    description: ModelDescription, device: str | None, dtype: str | None
+) -> Callable[[], "Engine"]:
+    """Return what loads a model; ValueError then says what is wrong with it."""
+
+    def load() -> "Engine":
+        from demo.engine import Engine  # on the accelerator's thread: it takes seconds
+
+        return Engine.load(description, device, dtype)
+
+    return load
 
 
 def drawn_seed(seed: object, randomise: object) -> object:

@@ -1,16 +1,26 @@
 """What can be asked of a model of texts."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from html import escape
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
-from demo.events import Advanced, Comparison, Done, Preview, Stopped
-from demo.service import Counts, Service, drawn_seed, plan_of
+from demo.accelerator import Accelerator
+from demo.downloads import Download
+from demo.events import Advanced, Comparison, Done, Kept, Preview, Stopped
+from demo.service import Counts, Request, Service, drawn_seed, loader, plan_of
 from flowturbo_core.metadata import TextSettings
-from flowturbo_core.models.catalog import DEFAULT_TEXT_MODEL, EXAMPLE_PROMPTS, TEXTS
+from flowturbo_core.models.catalog import (
+    DEFAULT_TEXT_MODEL,
+    EXAMPLE_PROMPTS,
+    TEXTS,
+    HubModel,
+    ModelDescription,
+)
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import TextToImageRequest
 
+_MAX_KEPT = 8  # results of examples: of large pictures, each takes tens of megabytes
 EXAMPLES = (*EXAMPLE_PROMPTS[:5], "white lighthouse, rain")
 
 
@@ -29,6 +39,23 @@ class TextService(Service):
     THING: ClassVar = "text"
     TASK: ClassVar = TEXTS
     BUNDLED: ClassVar = DEFAULT_TEXT_MODEL
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._kept: dict[Request, Kept] = {}
+
+    @classmethod
+    def of_hub(
+        cls,
+        model: HubModel,
+        device: str | None = None,
+        dtype: str | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> Self:
+        """Return the service of a model on a hub, loaded when it is first asked for anything."""
+        description = ModelDescription.of_hub(model)
+        load = loader(description, device, dtype)
+        return cls(description, load, accelerator, Download(model))
 
     @property
     def default_settings(self) -> TextSettings:
@@ -65,17 +92,56 @@ class TextService(Service):
         """Generate images of a text, from unchecked values: see `_generate`."""
         wish = Wish(prompt, negative_prompt, height, width)
         plan, seed = plan_of(heun, pseudo, refiner), drawn_seed(seed, randomise)
-        return self._generate(wish, plan, guidance_scale, num_images, seed, visitor, ticket)
+        request = self._asked(wish, plan, guidance_scale, num_images, seed)
+        return self._generate(request, visitor, ticket)
+
+    def show_example(
+        self,
+        prompt: object,
+        negative_prompt: object,
+        heun: object,
+        pseudo: object,
+        refiner: object,
+        guidance_scale: object,
+        height: object,
+        width: object,
+        num_images: object,
+        seed: object,
+        visitor: str | None = None,
+        ticket: int = 0,
+    ) -> Iterator[Preview | Done | Kept | Stopped | None]:
+        """Generate images of a text, or yield those that anybody had made so before."""
+        wish, plan = Wish(prompt, negative_prompt, height, width), plan_of(heun, pseudo, refiner)
+        request = self._asked(wish, plan, guidance_scale, num_images, seed)
+        if request not in self._kept:
+            return self._keep(request, self._generate(request, visitor, ticket))
+        end = self._wanted.begin(visitor, ticket)
+        if end.stopped:
+            return iter((Stopped(),))
+        return iter(() if end.event.is_set() else (self._kept[request],))
+
+    def _keep(self, request: Request, events: Iterator[Any]) -> Iterator[Any]:
+        previews = []
+        with closing(events):
+            for event in events:
+                if isinstance(event, Preview):
+                    previews.append(event)
+                if isinstance(event, Done):
+                    self._kept[request] = Kept(tuple(previews), event)
+                yield event
+        while len(self._kept) > _MAX_KEPT:
+            self._kept.pop(next(iter(self._kept)), None)
 
     def cut_warning(self, prompt: str) -> str:
         """Return, in HTML, what of a prompt is not read; empty if all of it is, or nobody knows.
 
         Which that is only the loaded tokenizer can say.
         """
-        if not self._engine.done() or self._engine.exception() is not None:
+        engine = self.engine
+        if engine is None:
             return ""
         try:
-            warnings = self._engine.result().cut_warnings(prompt)
+            warnings = engine.cut_warnings(prompt)
         except ValueError:  # Generate says what is wrong with it
             return ""
         return "".join(f'<p class="hint refused">{escape(text)}</p>' for text in warnings)

@@ -1,6 +1,6 @@
 """The page as a whole: header, tabs, how it looks, and how one asks whether it is well."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,9 @@ _HERE = Path(__file__).parent
 _CACHE_SECONDS = 3600
 
 
-def build(service: ClassService, texts: TextService | None = None) -> gr.Blocks:
-    """Return the page, served by `service` and, where there is a model of texts, by `texts`."""
+def build(service: ClassService, *texts: TextService) -> gr.Blocks:
+    """Return the page, served by `service` and, where there are models of texts, by `texts`."""
+    services = (service, *texts)
     with gr.Blocks(
         title="FlowTurbo Studio",
         analytics_enabled=False,
@@ -78,34 +79,35 @@ def build(service: ClassService, texts: TextService | None = None) -> gr.Blocks:
                 "<p>Pictures from a flow, and the milliseconds each one takes.</p>",
                 apply_default_css=False,
             )
-            status = gr.HTML(_status(service), apply_default_css=False, elem_classes="status")
+            status = gr.HTML(_status(services), apply_default_css=False, elem_classes="status")
         with gr.Tabs() as tabs:
             with gr.Tab("Class-conditional", id="class-conditional"):
                 class_conditional.build(service, page)
-            if texts is not None:
+            if texts:
                 with gr.Tab("Text to image", id="text-to-image"):
                     text_to_image.build(texts, page)
             with gr.Tab("Compare", id="compare"):
-                compare.build(*filter(None, (service, texts)))
+                compare.build(services, page)
             with gr.Tab("About", id="about"):
-                about.build(service)
+                about.build(*services)
 
         async def follow() -> AsyncIterator[str]:
-            yield _status(service)
-            await wiring.loaded(service)
-            yield _status(service)
+            for its in services:  # they are loaded in this order
+                yield _status(services)
+                await wiring.loaded(its)
+            yield _status(services)
 
         def opened(request: gr.Request) -> gr.Tabs:
             of_text = TextSettings.THING in request.query_params
             return gr.Tabs(selected="text-to-image") if of_text else gr.skip()
 
         page.load(follow, None, status, **wiring.ONCE_LOADED)
-        if texts is not None:
+        if texts:
             page.load(opened, None, tabs, **HELPER)
     return page
 
 
-def launch_options(service: Service) -> dict[str, Any]:
+def launch_options(*services: Service) -> dict[str, Any]:
     """Return what `launch()` takes and a page therefore cannot carry itself."""
     return {
         "theme": THEME,
@@ -116,25 +118,34 @@ def launch_options(service: Service) -> dict[str, Any]:
         "run_history": False,
         "show_error": True,
         "ssr_mode": False,
-        "app_kwargs": {"routes": [APIRoute("/health", _health(service))]},
+        "app_kwargs": {"routes": [APIRoute("/health", _health(services))]},
     }
 
 
-def _health(service: Service) -> Callable[[], JSONResponse]:
+def _health(services: Sequence[Service]) -> Callable[[], JSONResponse]:
     def health() -> JSONResponse:
-        """Tell whether the model is loaded: 200 once it is, 503 until then."""
-        state = service.health()
+        """Tell whether the models that the page opens with are loaded: 200 once they are, else 503.
+
+        It says so of the first that is not, or of the first.
+        """
+        states = [service.health() for service in services if service.download is None]
+        state = next((its for its in states if its["status"] != "ready"), states[0])
         return JSONResponse(state, 200 if state["status"] == "ready" else 503)
 
     return health
 
 
-def _status(service: Service) -> str:
-    """Return the model, and whether it is loaded, for the header."""
-    state = service.health()
+def _status(services: Sequence[Service]) -> str:
+    """Return the models that were asked for, and whether they are loaded, for the header."""
     words = {
         "loading": "loading {model} …",
         "ready": "{model} on {device}, {dtype}",
         "failed": "{model} cannot be loaded: {error}",
-    }[state["status"]].format(**state)
-    return f'<p class="{state["status"]}" role="status">{escape(words)}</p>'
+    }
+    states = [service.health() for service in services]
+    lines = [
+        f'<p class="{state["status"]}">{escape(words[state["status"]].format(**state))}</p>'
+        for state in states
+        if state["status"] in words
+    ]
+    return f'<div role="status">{"".join(lines)}</div>'

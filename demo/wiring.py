@@ -21,10 +21,10 @@ from demo.controls import (
     budgeted,
     sentence,
 )
-from demo.events import Done, Preview, Stopped
+from demo.events import Done, Kept, Preview, Stopped
 from demo.pictures import captioned, png_file, setting_files, zip_file
 from demo.service import Service
-from flowturbo_core.metadata import QUERY_NAMES, AnySettings
+from flowturbo_core.metadata import QUERY_NAMES, AnySettings, model_in
 
 # Every event that computes shares this: one at a time on the accelerator, the others wait.
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
@@ -125,6 +125,8 @@ def shown(
                 yield gr.skip(), readout.loading(), *_UNCHANGED[2:]
             elif isinstance(event, Done):
                 yield _finished(event, previews, thumbnails)
+            elif isinstance(event, Kept):
+                yield _made_before(event)
             elif isinstance(event, Stopped):
                 yield _stopped(previews)
             else:
@@ -150,6 +152,13 @@ def _stopped(previews: Sequence[Preview]) -> tuple:
     return captioned(files, last.captions), text, *_UNCHANGED[2:]
 
 
+def _made_before(kept: Kept) -> tuple:
+    """Show a result as if it had just been made, but for what the readout says of its times."""
+    small = [readout.thumbnails(preview, _MAX_STRIPS) for preview in kept.previews]
+    pictures, _, *others = _finished(kept.done, kept.previews, small)
+    return pictures, readout.finished(kept.done, is_earlier=True), *others
+
+
 def _finished(
     done: Done, previews: Sequence[Preview], thumbnails: Sequence[tuple[str, ...]]
 ) -> tuple:
@@ -170,11 +179,13 @@ def connect(
     plan: PlanControls,
     buttons: RunControls,
     results: Results,
+    examples: tuple[gr.Number, Callable[..., Iterator[Any]]] | None = None,
 ) -> None:
     """Make Generate ask the service by `ask`, and Stop end it; `task` is the tab's own name.
 
     So do the plan's controls, while they are live, with the seed that is there. The last two of
-    `inputs` are the seed and whether to draw one.
+    `inputs` are the seed and whether to draw one. `examples` are what counts those that were
+    pressed, and what is asked for them, with the seed that is there.
     """
     *_, seed, _ = inputs
     generate = partial(shown, service, ask)
@@ -191,10 +202,19 @@ def connect(
     gr.on([slider.release for slider in plan.sliders], **let_go)
     chosen.then(**let_go)
     afforded.then(**let_go)
+    ways = [(buttons.presses, generate), (plan.moves, again)]
+    if examples is not None:
+        pressed, show = examples
+
+        def example(*values: object) -> Iterator[tuple]:
+            *asked, _, visitor, ticket = values
+            return shown(service, show, *asked, visitor, ticket)
+
+        ways.append((pressed, example))
     connect_runs(
         service,
         task,
-        [(buttons.presses, generate), (plan.moves, again)],
+        ways,
         inputs,
         [*results[:2], seed, *results[2:]],
         buttons,
@@ -303,11 +323,13 @@ def connect_visit(
     plan: PlanControls,
     results: Results,
     visit: VisitControls,
+    takes: Callable[[str | None], bool] = lambda _: True,
 ) -> None:
     """Remember what was made, and take settings back: of a run, a picture, or the address.
 
     `values_of` gives settings as values of `inputs`, or raises ValueError. While live, what comes
-    back is sampled at once.
+    back is sampled at once. `takes` tells by the model that an address names, if any, whether it
+    is for this one of several.
     """
 
     def remember(latest: Result | None, runs: list[readout.Run]) -> tuple:
@@ -347,7 +369,7 @@ def connect_visit(
     def from_address(live: bool, moves: int, query: str) -> tuple:
         try:
             settings = kind.from_query(query, service.default_settings)
-            if settings is None:
+            if settings is None or not takes(model_in(query)):
                 return (gr.skip(),) * len(restores["outputs"])
             return restored(settings, live, moves)
         except ValueError as error:

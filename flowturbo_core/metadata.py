@@ -250,6 +250,12 @@ AnySettings = Settings | TextSettings
 # All that an address may say of any task.
 QUERY_NAMES = sorted({Settings.THING, *Settings.KINDS, TextSettings.THING, *TextSettings.KINDS})
 
+
+def model_in(query: str) -> str | None:
+    """Return the model that an address's query names; None if it names none."""
+    return dict(parse_qsl(query)).get("model")
+
+
 _IN_WORDS = {str: "a text", float: "a number", int: "a whole number"}
 
 

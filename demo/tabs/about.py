@@ -24,9 +24,9 @@ own. The pictures are made by a program: do with them what you like.
 """
 
 
-def build(service: Service) -> None:
-    """Add the text, and the card of the model that runs."""
+def build(*services: Service) -> None:
+    """Add the text, and the cards of the models that run."""
     with gr.Column(elem_classes="about"):
         gr.Markdown(_ABOUT)
-        if service.model.card:
-            gr.Markdown(service.model.card, elem_classes="card-of-model", sanitize_html=True)
+        for card in filter(None, (service.model.card for service in services)):
+            gr.Markdown(card, elem_classes="card-of-model", sanitize_html=True)

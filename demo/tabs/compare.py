@@ -9,7 +9,7 @@ from typing import NamedTuple
 import gradio as gr
 from pandas import DataFrame
 
-from demo import api, comparison, controls, readout, wiring
+from demo import api, comparison, controls, panes, readout, wiring
 from demo.controls import HELPER, sentence
 from demo.events import Advanced, Comparison, Stopped
 from demo.pictures import Difference, captioned, png_file, setting_files
@@ -73,25 +73,19 @@ class Pairs:
         )
 
 
-def build(*services: Service) -> None:
+def build(services: Sequence[Service], page: gr.Blocks) -> None:
     """Add controls and results of each model, the first in view, and what chooses another."""
-    names = [service.name for service in services]
-    menu = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
-    panes = []
-    for service in services:
-        with gr.Column(visible=service is services[0]) as pane:
-            _build_pane(service)
-        panes.append(pane)
-    if len(panes) > 1:
-        menu.input(
-            lambda name: [gr.Column(visible=service.name == name) for service in services],
-            menu,
-            panes,
-            **HELPER,
-        )
+    published: set[str] = set()
+
+    def build_pane(service: Service) -> None:
+        # Of several models of a task, programs reach the first.
+        _build_pane(service, service.TASK not in published)
+        published.add(service.TASK)
+
+    panes.build(services, page, build_pane)
 
 
-def _build_pane(service: Service) -> None:
+def _build_pane(service: Service, has_endpoint: bool) -> None:
     first_plan, second_plan = service.default_plans
     with gr.Row(elem_classes="workbench compare"):
         with gr.Column(scale=2, min_width=320):
@@ -123,11 +117,9 @@ def _build_pane(service: Service) -> None:
         gallery.select(
             _picked, results.pairs, [results.slider, results.difference, *both], **HELPER
         )
-    api.publish(
-        handler(service),
-        arguments(service),
-        ["Pictures of the first plan", "Pictures of the second plan", "Differences"],
-    )
+    if has_endpoint:
+        pictures = ["Pictures of the first plan", "Pictures of the second plan", "Differences"]
+        api.publish(handler(service), arguments(service), pictures)
 
 
 def _results(service: Service) -> Results:

@@ -1,11 +1,12 @@
 """The tab that makes images of a text."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import gradio as gr
 
-from demo import api, controls, wiring
+from demo import api, controls, panes, wiring
 from demo.service import NUM_IMAGES
 from demo.text_service import EXAMPLES, TextService
 from flowturbo_core.metadata import TextSettings
@@ -22,14 +23,23 @@ _TYPED = f"""(live, moves, text) => new Promise((resolve) => {{
 
 
 class TextControls(NamedTuple):
-    """What to show, and what to lead away from."""
+    """What to show, and what to lead away from; `pressed` counts the examples that were chosen."""
 
     prompt: gr.Textbox
     negative_prompt: gr.Textbox
+    pressed: gr.Number
 
 
-def build(service: TextService, page: gr.Blocks) -> None:
-    """Add the tab's controls and pictures to `page`, served by `service`."""
+def build(services: Sequence[TextService], page: gr.Blocks) -> None:
+    """Add controls and pictures of each model that sliders can sample, and what chooses one.
+
+    Programs reach the first.
+    """
+    offered = [its for its in services if its is services[0] or its.has_slider_plan]
+    panes.build(offered, page, partial(_build_pane, page=page, siblings=offered))
+
+
+def _build_pane(service: TextService, page: gr.Blocks, siblings: Sequence[TextService]) -> None:
     default = service.default_settings
     with gr.Row(elem_classes="workbench"):
         with gr.Column(scale=2, min_width=320):
@@ -49,7 +59,7 @@ def build(service: TextService, page: gr.Blocks) -> None:
             results = controls.results()
             visit = controls.visit_controls()
     # In the order in which the handler takes them.
-    inputs = [*texts, *plan.sliders, guidance_scale, height, width, num_images, *seed]
+    inputs = [*texts[:2], *plan.sliders, guidance_scale, height, width, num_images, *seed]
 
     def values_of(settings: TextSettings) -> tuple:
         request, counts = service.restored(settings)
@@ -57,12 +67,19 @@ def build(service: TextService, page: gr.Blocks) -> None:
         return *asked, request.height, request.width, request.num_images, request.seed, False
 
     ask = service.generate_text_to_image
-    wiring.connect(service, "text-to-image", ask, inputs, plan, buttons, results)
+    task, examples = f"text-to-image {service.name}", (texts.pressed, service.show_example)
+    wiring.connect(service, task, ask, inputs, plan, buttons, results, examples)
     typed = {"js": _TYPED, "trigger_mode": "multiple", **controls.HELPER}
     texts.prompt.input(None, [plan.live, plan.moves, texts.prompt], plan.moves, **typed)
-    wiring.connect_visit(page, service, values_of, inputs, plan, results, visit)
+
+    def takes(model: str | None) -> bool:
+        others = [its.name for its in siblings[1:]]
+        return model not in others if service is siblings[0] else model == service.name
+
+    wiring.connect_visit(page, service, values_of, inputs, plan, results, visit, takes)
     wiring.connect_budget(page, service, plan)
-    api.publish(handler(service), arguments(service), ["Pictures"])
+    if service is siblings[0]:
+        api.publish(handler(service), arguments(service), ["Pictures"])
 
 
 def text_controls(service: TextService) -> TextControls:
@@ -84,11 +101,14 @@ def text_controls(service: TextService) -> TextControls:
         )
         examples = gr.Radio(list(EXAMPLES), label="Examples", elem_classes="preset examples")
         warning = gr.HTML("", apply_default_css=False, elem_classes="warning")
-    examples.input(None, examples, prompt, js="(text) => text", **controls.HELPER)
+    pressed = gr.Number(0, visible=False, label="Examples pressed")
+    # Chosen no longer, so that it can be pressed again.
+    both = {"inputs": [examples, pressed], "outputs": [prompt, examples, pressed]}
+    examples.input(None, **both, js="(text, pressed) => [text, null, pressed + 1]")
     prompt.change(
         service.cut_warning, prompt, warning, trigger_mode="always_last", **controls.HELPER
     )
-    return TextControls(prompt, negative_prompt)
+    return TextControls(prompt, negative_prompt, pressed)
 
 
 def side_control(label: str, value: int) -> gr.Slider:

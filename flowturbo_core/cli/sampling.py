@@ -24,18 +24,38 @@ from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
 from flowturbo_core.metadata import Settings, TextSettings, safe_name
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
+    HUB_MODELS,
     TEXTS,
     ModelDescription,
     bundled_models,
 )
+from flowturbo_core.models.hub import fetch, hub_model
 from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.usage import number
 
 
 @app.command()
 def models() -> None:
-    """List the models that ship with the project."""
+    """List the models that ship with the project, and those to fetch from a hub."""
     print("\n".join(bundled_models()))
+    for model in HUB_MODELS:
+        where = "fetched" if model.is_here else f"{model.gigabytes} GB to download"
+        print(f"{model.name} ({where}; {model.licence})")
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="What `models` calls it.")],
+    endpoint: Annotated[
+        str | None, typer.Option(envvar="HF_ENDPOINT", help="Address of the hub.")
+    ] = None,
+) -> None:
+    """Fetch a text-to-image model of the catalogue from its hub."""
+    model = hub_model(name)
+    print(f"{model.repository}, {model.licence}")
+    for fetched in fetch(model, endpoint):
+        print(f"\r{fetched.done / 1e6:,.0f} of {fetched.total / 1e6:,.0f} MB", end="", flush=True)
+    print(f"\n{model.name} is in {model.folder}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ Nothing here reads weights or imports torch: a page can be built before either i
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -57,6 +58,67 @@ DEFAULT_GUIDANCE_SCALE = 1.5
 
 
 @dataclass(frozen=True)
+class HubModel:
+    """A text-to-image model of the catalogue whose weights are on a hub until somebody wants them.
+
+    Args:
+        name: what the catalogue calls it.
+        repository: where it is on the hub.
+        about: what it is, in a sentence.
+        licence: of its weights.
+        gigabytes: about what is to be fetched.
+        default_plan: the plan where none is given.
+        default_guidance_scale: the guidance scale where none is given.
+        image_size: the side, in pixels, of the images that it was trained on.
+    """
+
+    name: str
+    repository: str
+    about: str
+    licence: str
+    gigabytes: float
+    default_plan: str
+    default_guidance_scale: float
+    image_size: int
+
+    @property
+    def folder(self) -> Path:
+        """Where its weights are once they were fetched."""
+        return user_cache() / "models" / self.name
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its weights were fetched, all of them."""
+        return (self.folder / "model_index.json").is_file()
+
+
+# 859.5 million parameters, 123 of the text encoder and 84 of the autoencoder, in float32.
+_GIGABYTES = 4.3
+HUB_MODELS = (
+    HubModel(
+        "2-rectified-flow",
+        "XCLiu/2_rectified_flow_from_sd_1_5",
+        "InstaFlow's 2-Rectified Flow: Stable Diffusion 1.5 on straightened paths.",
+        "CC-BY-NC-4.0",
+        _GIGABYTES,
+        "H1P7",
+        1.5,
+        512,
+    ),
+    HubModel(
+        "instaflow-0.9b",
+        "XCLiu/instaflow_0_9B_from_sd_1_5",
+        "InstaFlow-0.9B: one Euler step, without guidance.",
+        "CC-BY-NC-4.0",
+        _GIGABYTES,
+        "E1",
+        1.0,
+        512,
+    ),
+)
+
+
+@dataclass(frozen=True)
 class ClassPictures:
     """One picture a class, laid out in rows in one file.
 
@@ -89,6 +151,7 @@ class ModelDescription:
         has_refiner: whether it can take refiner steps.
         default_plan: the plan where none is given.
         default_guidance_scale: the guidance scale where none is given.
+        image_size: the side, in pixels, of the images that a model of texts was trained on.
     """
 
     name: str
@@ -98,6 +161,7 @@ class ModelDescription:
     has_refiner: bool
     default_plan: str
     default_guidance_scale: float
+    image_size: int | None = None
 
     @classmethod
     def read(cls, name_or_path: str | Path) -> Self:
@@ -124,9 +188,24 @@ class ModelDescription:
                     0,
                     MAX_GUIDANCE_SCALE,
                 ),
+                _image_size(folder, index) if task == TEXTS else None,
             )
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
+
+    @classmethod
+    def of_hub(cls, model: HubModel) -> Self:
+        """Return what the catalogue says of a model that may not be here yet."""
+        return cls(
+            model.name,
+            model.folder,
+            TEXTS,
+            (),
+            False,
+            model.default_plan,
+            model.default_guidance_scale,
+            model.image_size,
+        )
 
     @property
     def card(self) -> str:
@@ -136,27 +215,6 @@ class ModelDescription:
         if text.startswith("---\n"):
             text = text.partition("\n---\n")[2]
         return text.strip()
-
-    @property
-    def image_size(self) -> int:
-        """The side, in pixels, of the images that a model of texts was trained on.
-
-        Raises ValueError, naming the file, if its parts do not say.
-        """
-        index = read_index(self.folder, *TASKS)
-        entry = index.get("vae")
-        is_shared = isinstance(entry, list) and len(entry) == 2 and entry[0] == CATALOGUE
-        vae = model_folder(entry[1]) if is_shared else self.folder / "vae"
-        unet_config, vae_config = (
-            read_json(folder / "config.json") for folder in (self.folder / "unet", vae)
-        )
-        try:
-            levels = len(vae_config["block_out_channels"])
-            patch = math.isqrt(vae_config.get("in_channels", 3) // 3)
-            size = unet_config["sample_size"]
-            return whole_number("image size", size * patch * 2 ** (levels - 1), 8, MAX_SIDE)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.folder} does not say how large its images are") from error
 
     @property
     def class_pictures(self) -> ClassPictures | None:
@@ -180,18 +238,32 @@ def bundled_models() -> tuple[str, ...]:
     return tuple(sorted(f.name for f in MODELS_FOLDER.glob("*") if f.is_dir()))
 
 
-def model_folder(name_or_path: str | Path) -> Path:
-    """Return the folder of a bundled model, by name, or of any other, by path.
+def user_cache() -> Path:
+    """Return the folder for what the project keeps of a person's own."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "flowturbo-studio"
 
-    Raises ValueError, naming the bundled models, if there is neither.
+
+def model_folder(name_or_path: str | Path) -> Path:
+    """Return the folder of a model of the catalogue, by name, or of any other, by path.
+
+    Raises ValueError if there is neither, naming the bundled models, or how to fetch the one.
     """
-    if str(name_or_path) in bundled_models():
-        return MODELS_FOLDER / str(name_or_path)
+    name = str(name_or_path)
+    if name in bundled_models():
+        return MODELS_FOLDER / name
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
+    for model in HUB_MODELS:
+        if model.name == name:
+            if model.is_here:
+                return model.folder
+            raise ValueError(
+                f"the weights of {name} are not here yet: python -m flowturbo_core download {name}"
+            )
     raise ValueError(
-        f"there is no model {str(name_or_path)!r}: it is neither a folder nor one of the bundled "
-        f"models, {', '.join(bundled_models())}"
+        f"there is no model {name!r}: it is neither a folder nor one of the bundled models, "
+        f"{', '.join(bundled_models())}"
     )
 
 
@@ -204,6 +276,20 @@ def read_index(folder: Path, *class_names: str) -> dict[str, Any]:
             f"{file} describes {brief(index.get('_class_name'))}, not a {' or '.join(class_names)}"
         )
     return index
+
+
+def _image_size(folder: Path, index: dict[str, Any]) -> int:
+    entry = index.get("vae")
+    is_shared = isinstance(entry, list) and len(entry) == 2 and entry[0] == CATALOGUE
+    vae = model_folder(entry[1]) if is_shared else folder / "vae"
+    unet_config, vae_config = (read_json(part / "config.json") for part in (folder / "unet", vae))
+    try:
+        levels = len(vae_config["block_out_channels"])
+        patch = math.isqrt(vae_config.get("in_channels", 3) // 3)
+        size = unet_config["sample_size"]
+        return whole_number("image size", size * patch * 2 ** (levels - 1), 8, MAX_SIDE)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError("its parts do not say how large its images are") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from flowturbo_core.models.catalog import read_json
+from flowturbo_core.models.catalog import read_json, user_cache
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
 from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
@@ -112,8 +112,7 @@ def front_files(folder: Path) -> tuple[Path, Path]:
     In the user's cache, as tuning writes it where the folder is not to be written; beside it.
     """
     key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "flowturbo-studio" / key / FILE_NAME, folder / FILE_NAME
+    return user_cache() / key / FILE_NAME, folder / FILE_NAME
 
 
 def weights_hash(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -268,9 +269,21 @@ def test_a_class_name_cannot_leave_the_output_folder(command_line, pipeline_fold
 def test_models_lists_the_catalogue(command_line):
     done = command_line("models")
     assert done.code == 0
-    from flowturbo_core.models.catalog import bundled_models
+    from flowturbo_core.models.catalog import HUB_MODELS, bundled_models
 
-    assert done.out.split() == list(bundled_models())
+    bundled, remote = bundled_models(), done.out.splitlines()[len(bundled_models()) :]
+    assert done.out.splitlines()[: len(bundled)] == list(bundled)
+    for model, line in zip(HUB_MODELS, remote, strict=True):
+        assert line.startswith(model.name) and model.licence in line
+
+
+def test_a_download_that_cannot_be_is_one_sentence(command_line, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    unknown = command_line("download", "what")
+    assert unknown.code == 2 and "has no model 'what' on a hub; it has" in unknown.err
+    silent = command_line("download", "2-rectified-flow", "--endpoint", "http://127.0.0.1:9")
+    assert silent.code == 2
+    assert re.fullmatch("error: 2-rectified-flow could not be fetched: [^\n]+\n", silent.err)
 
 
 @pytest.mark.parametrize("command", ["sample", "train", "convert"])

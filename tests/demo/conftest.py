@@ -129,14 +129,14 @@ def serve():
     """Return a function that serves the page of a service, with options of `launch`."""
     pages = []
 
-    def start(service, texts=None, **options):
-        page = ui.build(service, texts)
+    def start(service, *texts, **options):
+        page = ui.build(service, *texts)
         pages.append(page)
         _, address, _ = page.queue(max_size=20).launch(
             server_port=free_port(),
             prevent_thread_lock=True,
             quiet=True,
-            **ui.launch_options(service),
+            **ui.launch_options(service, *texts),
         )
         return address
 

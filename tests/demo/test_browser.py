@@ -62,7 +62,7 @@ def visit(request, browser, address):
 @pytest.fixture
 def computed(service, monkeypatch):
     """Return the list of events that the accelerator's thread has come to, in this test."""
-    engine = service._engine.result()
+    engine = service.wait()
     events, generate = [], engine.generate
 
     def noted(request):

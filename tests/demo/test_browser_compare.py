@@ -58,7 +58,7 @@ def tuned_address(serve, service, postcards_folder, tmp_path_factory):
     """Return the address of a page whose model has a front; it shares the loaded model."""
     folder = shutil.copytree(postcards_folder, tmp_path_factory.mktemp("tuned") / "tuned")
     write_errors(folder)
-    pipeline = service._engine.result().pipeline
+    pipeline = service.wait().pipeline
     return serve(ClassService(ModelDescription.read(folder), lambda: Engine(pipeline, "tuned")))
 
 

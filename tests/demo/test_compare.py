@@ -24,6 +24,7 @@ from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import Front, FrontPlan
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
+from flowturbo_core.rates import Rates
 from flowturbo_core.requests import MAX_SEED
 from flowturbo_core.timing import Timing
 from tests.conftest import write_front
@@ -220,11 +221,20 @@ def test_the_chart_predicts_the_others_and_marks_the_two():
     assert note.count("<tr>") == 1 + 3
 
 
-def test_without_a_refiner_step_the_chart_leaves_plans_out_and_says_so():
+def test_without_a_refiner_step_the_chart_goes_by_what_the_model_took_at_first():
     front = Front((FrontPlan("H8", 16, 0, 0.12), FrontPlan("H1P4R1", 6, 2, 0.36)), 1.5)
     plain = made(side("H8", 100.0), side("E4", 30.0), num_rounds=1)
     assert [point.plan for point in comparison.points(plain, front)] == ["H8"]
     assert "Plans with refiner steps are left out" in comparison.chart_note(plain, front, "m")
+    # What a refiner evaluation took when the model was loaded, by how much faster or slower
+    # the predictor is now.
+    warm = replace(plain, warm=Rates(2.0, 0.5, 1.0))
+    rates = warm.rates()
+    assert rates.refiner_ms == rates.predictor_ms / 4
+    own, heun = comparison.points(warm, front)
+    assert own.ms_per_image == 6 * rates.predictor_ms + 2 * rates.refiner_ms + 5
+    assert "left out" not in comparison.chart_note(warm, front, "m")
+    assert replace(DONE, warm=warm.warm).rates() == DONE.rates()  # those of these runs come first
 
 
 def test_without_a_front_the_note_says_how_to_make_one():
@@ -238,7 +248,7 @@ def tuned_service(postcards_folder, service, tmp_path):
     folder = shutil.copytree(postcards_folder, tmp_path / "tuned")
     write_front(folder, FRONT)
     description = ModelDescription.read(folder)
-    return ClassService(description, lambda: Engine(service._engine.result().pipeline, "tuned"))
+    return ClassService(description, lambda: Engine(service.wait().pipeline, "tuned"))
 
 
 def shown(service, **changes):

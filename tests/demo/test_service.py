@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from demo import accelerator as accelerator_module
 from demo import tickets
@@ -242,6 +243,21 @@ def test_what_goes_wrong_reaches_the_caller_and_the_thread_goes_on(scripted, scr
         with pytest.raises(RuntimeError, match="fell over"):
             previews.extend(ask(scripted_service))
     scripted.fail_at = None
+    assert isinstance(list(ask(scripted_service))[-1], Done)
+
+
+def test_memory_that_runs_out_is_a_sentence_and_the_thread_goes_on(scripted, scripted_service):
+    run = scripted.run
+
+    def greedy(job, plan):
+        for progress in run(job, plan):
+            yield progress
+            torch.empty(10**15, dtype=torch.uint8)  # more than a process can address
+
+    scripted.run = greedy
+    with pytest.raises(ValueError, match="1 images at once do not fit into the memory of cpu: ask"):
+        list(ask(scripted_service, class_names=["cat"]))
+    scripted.run = run
     assert isinstance(list(ask(scripted_service))[-1], Done)
 
 

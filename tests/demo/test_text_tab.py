@@ -8,7 +8,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import expect
 
-from demo.events import Comparison, Done, Preview
+from demo.events import Comparison, Done, Kept, Preview, Stopped
 from flowturbo_core.metadata import TextSettings
 from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
 
@@ -59,6 +59,25 @@ def test_previews_and_then_pictures_with_their_text(text_service):
     assert [picture.size for picture in done.pictures] == [(128, 128)] * 2
     *_, wide = ask(text_service, width=192, height=64, num_images=1)
     assert wide.pictures[0].size == (192, 64)
+
+
+def test_an_example_is_kept_for_whoever_asks_the_very_same(text_service, monkeypatch):
+    monkeypatch.setattr("demo.text_service._MAX_KEPT", 2)
+    asked = {name: value for name, value in ASKED.items() if name != "randomise"}
+    show = text_service.show_example
+    *previews, done = show(**asked)
+    assert isinstance(done, Done) and len(previews) == 3
+    (kept,) = show(**asked, visitor="somebody else", ticket=3)
+    assert kept == Kept(tuple(previews), done)
+    *_, other = show(**asked | {"seed": 6})
+    assert isinstance(other, Done)
+    text_service.stop("one", 4)
+    assert list(show(**asked, visitor="one", ticket=4)) == [Stopped()]  # before it came
+    *_, third = show(**asked | {"seed": 7})
+    *_, again = show(**asked)  # the oldest made room
+    assert isinstance(third, Done) and isinstance(again, Done)
+    *_, anew = ask(text_service)
+    assert isinstance(anew, Done) and anew is not again
 
 
 @pytest.mark.parametrize("prompt", ["🚀", "قارب أحمر", "ein rotes Boot\nam Abend", "e\u0301" * 40])
@@ -171,9 +190,25 @@ def test_while_live_what_is_typed_is_sampled_and_the_last_counts(texts):
     expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
 
 
-def test_an_example_fills_the_prompt_and_a_long_one_is_warned_of(texts):
-    texts.page.locator(".examples").get_by_text("white lighthouse, rain").click()
+def test_an_example_is_made_once_and_then_comes_back_at_once(texts):
+    texts.slide(heun=1, pseudo=1, refiner=0, images=1)
+    texts.seed.fill("77")
+    example = texts.page.locator(".examples").get_by_text("white lighthouse, rain")
+    example.click()
     expect(texts.prompt).to_have_value("white lighthouse, rain")
+    expect(texts.pictures.first).to_have_attribute("alt", "white lighthouse, rain")
+    expect(texts.readout).to_contain_text("evaluations", timeout=PATIENCE_MS)
+    expect(texts.readout).not_to_contain_text("made earlier")
+    texts.prompt.fill("a cat")
+    example.click()
+    expect(texts.readout).to_contain_text("made earlier", timeout=PATIENCE_MS)
+    expect(texts.prompt).to_have_value("white lighthouse, rain")
+    expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
+    texts.run()
+    expect(texts.readout).not_to_contain_text("made earlier")
+
+
+def test_a_text_that_is_too_long_is_warned_of(texts):
     texts.prompt.fill("a red boat " * 8)
     expect(texts.page.locator(".warning .hint")).to_contain_text("left out", timeout=PATIENCE_MS)
 

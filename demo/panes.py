@@ -1,0 +1,79 @@
+"""Several models in one tab: a menu, and a pane for each; of one that is on a hub, its download."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import gradio as gr
+
+from demo import readout
+from demo.controls import HELPER
+from demo.service import Service
+from demo.wiring import ONCE_LOADED
+
+_LOOK_AGAIN_S = 0.5
+
+
+def build(
+    services: Sequence[Service], page: gr.Blocks, build_pane: Callable[[Service], None]
+) -> None:
+    """Add a pane for each model, the first in view, and what chooses another.
+
+    An address that names a model opens the page on it. In place of a pane whose model's weights
+    are not here stands what the model is, and what fetches it.
+    """
+    names = [service.name for service in services]
+    menu = gr.Radio(
+        names, value=names[0], label="Model", visible=len(names) > 1, elem_classes="models"
+    )
+    panes = []
+    for service in services:
+        with gr.Column(visible=service is services[0]) as pane:
+            if service.download is None:
+                build_pane(service)
+            else:
+                _build_remote(service, page, build_pane)
+        panes.append(pane)
+    if len(services) == 1:
+        return
+
+    def chosen(name: str) -> list[gr.Column]:
+        return [gr.Column(visible=its == name) for its in names]
+
+    def opened(request: gr.Request) -> list:
+        name = request.query_params.get("model")
+        if name not in names[1:]:
+            return [gr.skip()] * (1 + len(names))
+        return [name, *chosen(name)]
+
+    menu.input(chosen, menu, panes, **HELPER)
+    page.load(opened, None, [menu, *panes], **HELPER)
+
+
+def _build_remote(service: Service, page: gr.Blocks, build_pane: Callable[[Service], None]) -> None:
+    """Add the download of a model, and its pane; which of them is in view, visits find out."""
+    download = service.download
+    with gr.Column(visible=not service.is_here, elem_classes="download") as absent:
+        card = gr.HTML(readout.download(download.model, download.state), apply_default_css=False)
+        button = gr.Button("Download", variant="primary", elem_classes="fetch")
+    with gr.Column(visible=service.is_here) as present:
+        build_pane(service)
+
+    def shown() -> tuple:
+        state = download.state
+        again, can_begin = state.status == "failed", state.status in ("absent", "failed")
+        return (
+            readout.download(download.model, state),
+            gr.Button("Try again" if again else "Download", interactive=can_begin),
+            gr.Column(visible=state.status != "here"),
+            gr.Column(visible=state.status == "here"),
+        )
+
+    async def follow() -> AsyncIterator[tuple]:
+        yield shown()
+        while download.state.status == "arriving":
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            yield shown()
+
+    outputs = [card, button, absent, present]
+    button.click(download.begin, None, None, **HELPER).then(follow, None, outputs, **ONCE_LOADED)
+    page.load(follow, None, outputs, **ONCE_LOADED)

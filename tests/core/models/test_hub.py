@@ -1,0 +1,141 @@
+"""Fetching from a hub: whole, broken off, refused; and what becomes of what arrived."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowturbo_core.models import hub
+from flowturbo_core.models.catalog import (
+    HUB_MODELS,
+    TEXTS,
+    ModelDescription,
+    model_folder,
+)
+from flowturbo_core.models.hub import fetch, hub_model, wanted_files
+from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+from tests.core.pipelines.tiny_text import tiny_text_pipeline
+from tests.local_hub import MODEL, publish, serving
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Return a folder as a hub would serve it."""
+    return publish(tmp_path_factory.mktemp("hub") / "published")
+
+
+@pytest.fixture
+def served(published, tmp_path, monkeypatch):
+    """Serve a copy of it on this machine, and keep what is fetched in the test's own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "_LOOK_AGAIN_S", 0.01)
+    with serving(shutil.copytree(published, tmp_path / "published")) as server:
+        yield server
+
+
+def test_a_model_is_fetched_turned_into_safetensors_and_found_by_name(served, published):
+    assert not MODEL.is_here
+    with pytest.raises(ValueError, match=f"not here yet: .* download {MODEL.name}"):
+        model_folder(MODEL.name)
+    progress = list(fetch(MODEL, served.endpoint))
+    wanted = ("unet", "vae", "text_encoder", "tokenizer", ".")
+    total = sum(
+        file.stat().st_size
+        for file in published.rglob("*")
+        if str(file.parent.relative_to(published)) in wanted
+        and file.is_file()
+        and "fp16" not in file.name
+        and file.name != "README.md"
+    )
+    assert progress[-1] == hub.Fetched(total, total)
+    assert all(0 <= its.done <= total for its in progress)
+    sent = {name for name, _ in served.asked}
+    assert not [name for name in sent if "fp16" in name or "safety" in name or "README" in name]
+    assert MODEL.is_here and model_folder(MODEL.name) == MODEL.folder
+    assert not list(MODEL.folder.rglob("*.bin"))
+    assert [file.name for file in MODEL.folder.parent.iterdir()] == [MODEL.name]
+    description = ModelDescription.read(MODEL.name)
+    assert description.task == TEXTS and description.default_plan == MODEL.default_plan
+    pipeline = TextToImagePipeline.from_pretrained(MODEL.name)
+    original = tiny_text_pipeline()
+    expected, found = (
+        p("a boat", plan="H2", seed=1, output_type="latent").latents for p in (original, pipeline)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_is_here_is_not_fetched_again(served):
+    list(fetch(MODEL, served.endpoint))
+    served.missing = True
+    assert list(fetch(MODEL, served.endpoint)) == []
+
+
+def test_a_fetch_that_broke_off_keeps_what_arrived(served):
+    served.broken = {"unet/diffusion_pytorch_model.bin"}
+    with pytest.raises(ValueError, match=f"^{MODEL.name} could not be fetched: [^\n]+$"):
+        list(fetch(MODEL, served.endpoint))
+    assert not MODEL.is_here
+    whole = {name for name, start in served.asked} - served.broken
+    assert whole
+    served.broken, served.asked = set(), []
+    list(fetch(MODEL, served.endpoint))
+    assert MODEL.is_here
+    assert {name for name, _ in served.asked}.isdisjoint(whole)
+
+
+def test_an_unknown_repository_and_a_silent_hub_are_one_sentence(served):
+    served.missing = True
+    with pytest.raises(ValueError, match=f"^{MODEL.name} could not be fetched: [^\n]+$"):
+        list(fetch(MODEL, served.endpoint))
+    with pytest.raises(ValueError, match=f"^{MODEL.name} could not be fetched: [^\n]+$"):
+        list(fetch(MODEL, "http://127.0.0.1:9"))
+    assert not MODEL.is_here
+
+
+def test_damaged_weights_leave_no_model(served):
+    (served.folder / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"no pickle")
+    with pytest.raises(ValueError, match=r"could not be fetched: .*diffusion_pytorch_model\.bin"):
+        list(fetch(MODEL, served.endpoint))
+    assert not MODEL.is_here
+
+
+def test_safetensors_are_preferred_and_variants_left():
+    sizes = {
+        "model_index.json": 1,
+        "README.md": 1,
+        "unet/config.json": 2,
+        "unet/diffusion_pytorch_model.bin": 8,
+        "unet/diffusion_pytorch_model.safetensors": 8,
+        "unet/diffusion_pytorch_model.fp16.safetensors": 4,
+        "unet/diffusion_pytorch_model.non_ema.bin": 8,
+        "vae/config.json": 2,
+        "vae/diffusion_pytorch_model.bin": 3,
+        "text_encoder/model-00001-of-00002.safetensors": 3,
+        "text_encoder/model-00002-of-00002.safetensors": 3,
+        "text_encoder/model.safetensors.index.json": 1,
+        "text_encoder/deep/model.safetensors": 1,
+        "tokenizer/merges.txt": 1,
+        "safety_checker/model.safetensors": 9,
+    }
+    left = {
+        "README.md",
+        "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.bin",
+        "text_encoder/deep/model.safetensors",
+        "safety_checker/model.safetensors",
+    }
+    assert wanted_files(sizes).keys() == sizes.keys() - left
+
+
+def test_every_model_of_a_hub_has_a_name_of_its_own_and_says_what_it_is():
+    assert len({model.name for model in HUB_MODELS}) == len(HUB_MODELS)
+    for model in HUB_MODELS:
+        assert hub_model(model.name) is model
+        assert Path(model.name).name == model.name and model.licence and model.gigabytes > 0
+        description = ModelDescription.of_hub(model)
+        assert description == replace(description, task=TEXTS, image_size=512)
+    with pytest.raises(ValueError, match="has no model 'what' on a hub; it has 2-rect"):
+        hub_model("what")

@@ -1,0 +1,162 @@
+"""Models on a hub: told what they are, fetched on demand, once for all, and then used."""
+
+import re
+import threading
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from playwright.sync_api import expect
+
+from demo import downloads, panes
+from demo.downloads import Download
+from demo.events import Done, Fetching
+from demo.service import loader
+from demo.text_service import TextService
+from flowturbo_core.models import hub
+from flowturbo_core.models.catalog import ModelDescription
+from flowturbo_core.models.hub import Fetched, fetch
+from tests.demo.visits import PATIENCE_MS, Visit, serious_violations
+from tests.local_hub import MODEL, publish, serving
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+class Scripted:
+    """Fetches nothing, in as many steps as it is let."""
+
+    def __init__(self):
+        self.calls, self.gate, self.error = 0, threading.Event(), None
+
+    def __call__(self, model):
+        self.calls += 1
+        yield Fetched(1, 4)
+        assert self.gate.wait(20)
+        if self.error:
+            raise ValueError(self.error)
+        yield Fetched(4, 4)
+
+
+def settled(download):
+    """Wait until a download no longer runs."""
+    for thread in threading.enumerate():
+        if thread.name == f"download {MODEL.name}":
+            thread.join(20)
+    return download.state
+
+
+def test_it_runs_once_however_many_ask(own_cache):
+    scripted = Scripted()
+    download = Download(MODEL, scripted)
+    assert download.state == Fetching("absent")
+    for _ in range(3):
+        download.begin()
+    assert download.state.status == "arriving"
+    scripted.gate.set()
+    assert settled(download) == Fetching("here")
+    download.begin()
+    assert scripted.calls == 1
+
+
+def test_one_that_failed_says_why_and_can_be_begun_again(own_cache):
+    scripted = Scripted()
+    scripted.error = "no network"
+    scripted.gate.set()
+    download = Download(MODEL, scripted)
+    download.begin()
+    assert settled(download) == Fetching("failed", error="no network")
+    scripted.error = None
+    download.begin()
+    assert settled(download) == Fetching("here") and scripted.calls == 2
+
+
+@pytest.fixture
+def remote(tmp_path, own_cache, monkeypatch, service):
+    """Return the service of a model on a hub of this machine, and that hub."""
+    monkeypatch.setattr(hub, "_LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(panes, "_LOOK_AGAIN_S", 0.05)
+    model = replace(MODEL, image_size=64, default_plan="H1P1")
+    description = ModelDescription.of_hub(model)
+    with serving(publish(tmp_path / "published")) as server:
+        download = Download(model, partial(fetch, endpoint=server.endpoint))
+        load = loader(description, "cpu", "float32")
+        yield TextService(description, load, service._accelerator, download), server
+
+
+def ask(service):
+    return service.generate_text_to_image(
+        "a boat", "", 1, 1, 0, 1.5, 64, 64, num_images=1, seed=1, randomise=False
+    )
+
+
+def test_a_model_is_refused_until_it_is_here_and_loaded_when_it_is_asked_for(remote):
+    service, _ = remote
+    assert not service.is_here and service.budget is None and service.cut_warning("x") == ""
+    with pytest.raises(ValueError, match=f"the weights of {MODEL.name} are not here yet"):
+        ask(service)
+    service.download.begin()
+    assert settled(service.download).status == "here"
+    assert service.health() == {"status": "idle", "model": MODEL.name}
+    *_, done = ask(service)
+    assert isinstance(done, Done) and done.pictures[0].size == (64, 64)
+    assert service.health()["status"] == "ready"
+
+
+@pytest.mark.browser
+def test_the_page_fetches_a_model_and_makes_pictures_with_it(
+    browser, serve, service, text_service, remote
+):
+    other, server = remote
+    server.broken = {"unet/diffusion_pytorch_model.bin"}
+    address = serve(service, text_service, other)
+    visit = Visit(browser, address, (1400, 1024))
+    page = visit.page
+    visit.open_tab("Text to image")
+    told = page.locator(".status p")
+    expect(told).to_have_text([re.compile("^tiny-postcards on cpu"), re.compile("^tiny-texts on")])
+    page.get_by_role("radio", name=MODEL.name).locator("visible=true").check()
+    card = page.locator(".download .card").locator("visible=true")
+    for text in (MODEL.name, "4.3 GB", MODEL.repository, MODEL.licence):
+        expect(card).to_contain_text(text)
+    assert serious_violations(page) == []
+    fetching = page.locator(".fetch").locator("visible=true")
+    fetching.click()
+    expect(card).to_contain_text("could not be fetched", timeout=PATIENCE_MS)
+    expect(fetching).to_have_text("Try again")
+    server.broken = set()
+    fetching.click()
+    generate = page.get_by_role("button", name="Generate").locator("visible=true")
+    expect(generate).to_be_enabled(timeout=PATIENCE_MS)
+    assert card.count() == 0
+    generate.click()
+    readout = page.locator(".readout .card").locator("visible=true")
+    expect(readout).to_contain_text("evaluations", timeout=PATIENCE_MS)
+    assert re.search(rf"[?&]model={re.escape(MODEL.name)}(&|$)", page.url)
+    # Its address opens on it, and Compare has it too.
+    page.goto(page.url)
+    expect(told).to_have_count(3)
+    expect(page.get_by_role("radio", name=MODEL.name).locator("visible=true")).to_be_checked()
+    expect(page.get_by_label("Prompt", exact=True).locator("visible=true")).to_have_value(
+        re.compile("sailboat")
+    )
+    visit.open_tab("Compare")
+    page.get_by_role("radio", name=MODEL.name).locator("visible=true").check()
+    expect(page.get_by_role("button", name="Compare").locator("visible=true")).to_be_enabled()
+    assert visit.complaints == []
+    page.close()
+
+
+def test_the_studio_offers_the_catalogue(monkeypatch, tmp_path, text_service, own_cache):
+    from demo import studio
+    from flowturbo_core.models.catalog import HUB_MODELS
+
+    classes, texts = studio.load_services(str(text_service.model.folder), "cpu", "float32")
+    assert [its.name for its in texts[1:]] == [model.name for model in HUB_MODELS]
+    assert not any(its.is_here for its in texts[1:])
+    assert [its.has_slider_plan for its in texts[1:]] == [True, False]
+    for its in (classes, texts[0]):
+        its.wait()
+    assert downloads.Download(MODEL).state == Fetching("absent")
