@@ -21,6 +21,10 @@ def main(
     dtype: Annotated[str | None, Option(help="float32, bfloat16, float16; default: best.")] = None,
     model: Annotated[str | None, Option(help="A bundled model's name, or a model folder.")] = None,
     queue_size: Annotated[int, Option(parser=number, help="Requests that may wait.")] = 20,
+    downloads: Annotated[
+        bool | None,
+        Option(help="Let visitors fetch models from a hub; default: on this machine only."),
+    ] = None,
 ) -> None:
     """Build the page and serve it until interrupted."""
     port = whole_number("port", port, 1, 65535)
@@ -36,7 +40,9 @@ def main(
     from demo.studio import load_services  # only now: what they import takes a second
     from demo.ui import build, launch_options
 
-    classes, texts = load_services(model, device, dtype)
+    if downloads is None:
+        downloads = not share and host in (None, "127.0.0.1", "localhost", "::1")
+    classes, texts = load_services(model, device, dtype, downloads)
     page = build(classes, *texts).queue(max_size=queue_size)
     page.launch(
         server_name=host,
@@ -46,8 +52,9 @@ def main(
         prevent_thread_lock=True,
         **launch_options(classes, *texts),
     )
-    for service in (classes, *texts[:1]):
-        service.wait()  # a model that cannot be loaded ends the program
+    for service in (classes, *texts):
+        if service.download is None:
+            service.wait()  # a model that cannot be loaded ends the program
     page.block_thread()
 
 

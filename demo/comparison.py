@@ -121,7 +121,7 @@ def _row(comparison: Comparison, index: int, front: Front | None) -> str:
 
 def points(comparison: Comparison, front: Front) -> list[Point]:
     """Return the front's plans, those compared last: as they were measured, not predicted."""
-    rates = comparison.rates()
+    rates = comparison.rates_of_all()
     compared = [side.plan.plan for side in comparison.sides]
     others = [
         Point(its.plan, its.ms(rates), its.solver_error)
@@ -167,10 +167,11 @@ def _in_numbers(shown: Sequence[Point]) -> str:
 
 
 def _explained(comparison: Comparison, front: Front) -> list[str]:
-    rates, guidance_scale = comparison.rates(), comparison.sides[0].settings.guidance_scale
+    rates, guidance_scale = comparison.rates_of_all(), comparison.sides[0].settings.guidance_scale
     parts = [f"{milliseconds(rates.predictor_ms)} ms a predictor evaluation"]
     if rates.refiner_ms is not None:
-        parts.append(f"{milliseconds(rates.refiner_ms)} ms a refiner evaluation")
+        when = "" if comparison.rates().refiner_ms else " (its share when the model was loaded)"
+        parts.append(f"{milliseconds(rates.refiner_ms)} ms a refiner evaluation{when}")
     predicted = f"{', '.join(parts)} and {milliseconds(rates.decode_ms)} ms decoding"
     said = [
         "Time against error, a dot a plan: the two compared in their colours and as measured, the "

@@ -3,6 +3,9 @@
 All of it runs on the accelerator's thread, which also imports this: torch takes seconds.
 """
 
+import gc
+import re
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -25,6 +28,7 @@ from flowturbo_core.rates import Rates
 from flowturbo_core.requests import TextToImageRequest
 from flowturbo_core.timing import Timing, timed
 
+_FULL = re.compile("allocate memory|out of memory|ALLOC_FAILED")
 _WARM_UP_IMAGES = 4  # as many as the page opens with
 _ROUNDS = 3  # of a comparison: the median of fewer is none, and each costs both plans once more
 
@@ -44,8 +48,14 @@ class Engine:
         self.rates: Rates | None = None
 
     @classmethod
-    def load(cls, description: ModelDescription, device: str | None, dtype: str | None) -> Self:
-        """Load a model and run it once, so that nobody's first pictures are slow.
+    def load(
+        cls,
+        description: ModelDescription,
+        device: str | None,
+        dtype: str | None,
+        is_warmed: bool = True,
+    ) -> Self:
+        """Load a model and, if it is to be warmed, run it: nobody's first pictures are slow then.
 
         Raises ValueError, in one sentence, for a device, a dtype or weights that are not there.
         """
@@ -54,7 +64,8 @@ class Engine:
         with _in_memory(f"{description.name} does not fit into the memory of {target}"):
             pipeline = load_pipeline(description.folder, target, number_format)
             engine = cls(pipeline, description.name)
-            engine.warm_up()
+            if is_warmed:
+                engine.warm_up()
         return engine
 
     @property
@@ -121,8 +132,10 @@ class Engine:
         return Settings.of(self.name, request, self.pipeline.class_names)
 
     def _enough_memory(self, captions: Sequence[str]) -> AbstractContextManager[None]:
-        asked = f"{len(captions)} images at once do not fit into the memory of {self.device}"
-        return _in_memory(f"{asked}: ask for fewer, or smaller ones")
+        of = f"not fit into the memory of {self.device}: ask for"
+        if len(captions) == 1:
+            return _in_memory(f"this image does {of} a smaller one")
+        return _in_memory(f"{len(captions)} images at once do {of} fewer, or smaller ones")
 
     def _captions(self, request: Request) -> tuple[str, ...]:
         """Return what each image is of."""
@@ -162,15 +175,24 @@ class Engine:
 
 @contextmanager
 def _in_memory(refusal: str) -> Iterator[None]:
-    """Raise ValueError, with the sentence `refusal`, if memory runs out inside."""
+    """Raise ValueError, with the sentence `refusal`, if memory runs out inside.
+
+    What was held there is given back.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On a CPU, torch has no error of its own for it.
         is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if is_full or "allocate memory" in str(error):
-            raise ValueError(refusal) from error
-        raise
+        # On a CPU, and in the libraries of a GPU, it has no type of its own.
+        if not is_full and not _FULL.search(str(error)):
+            raise
+        traceback.clear_frames(error.__traceback__)
+    else:
+        return
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    raise ValueError(refusal)
 
 
 def _with_run(side: Side, pictures: Sequence[Image.Image], timing: Timing) -> Side:

@@ -11,6 +11,8 @@ from flowturbo_core.metadata import AnySettings
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
 
+THUMBNAIL = 72  # pixels a side
+
 if TYPE_CHECKING:  # it imports torch, which the page must not wait for
     from flowturbo_core.timing import Timing
 
@@ -52,6 +54,13 @@ class Preview:
     curvature: tuple[float, ...] | None
     settings: AnySettings
 
+    def as_thumbnails(self) -> Self:
+        """Return it with pictures that are as small as a page shows previews in a row."""
+        pictures = tuple(picture.copy() for picture in self.pictures)
+        for picture in pictures:
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        return replace(self, pictures=pictures)
+
 
 @dataclass(frozen=True)
 class Done:
@@ -91,7 +100,7 @@ class Kept:
     """What an earlier request of the very same settings came to.
 
     Args:
-        previews: of every block.
+        previews: of every block, as thumbnails.
         done: the result, with the times of that run.
     """
 
@@ -185,17 +194,20 @@ class Comparison:
         return statistics.median(b / a for a, b in zip(own, other, strict=True))
 
     def rates(self) -> Rates:
-        """Return what an evaluation and decoding took in these runs.
-
-        Of a refiner that neither plan has: as much of the predictor as when the model was loaded.
-        """
-        rates = Rates.of(
+        """Return what an evaluation and decoding took in these runs."""
+        return Rates.of(
             (side.plan, side.kinds, timing) for side in self.sides for timing in side.timings
         )
-        if rates.refiner_ms is None and self.warm is not None and self.warm.refiner_ms is not None:
-            share = self.warm.refiner_ms / self.warm.predictor_ms
-            rates = replace(rates, refiner_ms=share * rates.predictor_ms)
-        return rates
+
+    def rates_of_all(self) -> Rates:
+        """Return the same, where neither plan has a refiner with what one may take.
+
+        As large a share of the predictor's time as when the model was loaded.
+        """
+        rates, warm = self.rates(), self.warm
+        if rates.refiner_ms is not None or warm is None or warm.refiner_ms is None:
+            return rates
+        return replace(rates, refiner_ms=warm.refiner_ms / warm.predictor_ms * rates.predictor_ms)
 
 
 @dataclass(frozen=True)

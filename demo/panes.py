@@ -1,16 +1,14 @@
 """Several models in one tab: a menu, and a pane for each; of one that is on a hub, its download."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import gradio as gr
 
 from demo import readout
 from demo.controls import HELPER
 from demo.service import Service
-from demo.wiring import ONCE_LOADED
 
-_LOOK_AGAIN_S = 0.5
+_LOOK_AGAIN_S = 1.0
 
 
 def build(
@@ -31,7 +29,7 @@ def build(
             if service.download is None:
                 build_pane(service)
             else:
-                _build_remote(service, page, build_pane)
+                _build_remote(service, page, menu, build_pane)
         panes.append(pane)
     if len(services) == 1:
         return
@@ -49,7 +47,12 @@ def build(
     page.load(opened, None, [menu, *panes], **HELPER)
 
 
-def _build_remote(service: Service, page: gr.Blocks, build_pane: Callable[[Service], None]) -> None:
+def _build_remote(
+    service: Service,
+    page: gr.Blocks,
+    menu: gr.Radio,
+    build_pane: Callable[[Service], None],
+) -> None:
     """Add the download of a model, and its pane; which of them is in view, visits find out."""
     download = service.download
     with gr.Column(visible=not service.is_here, elem_classes="download") as absent:
@@ -57,6 +60,9 @@ def _build_remote(service: Service, page: gr.Blocks, build_pane: Callable[[Servi
         button = gr.Button("Download", variant="primary", elem_classes="fetch")
     with gr.Column(visible=service.is_here) as present:
         build_pane(service)
+    # Asked again and again while it arrives, and by no other way: an event that followed it would
+    # hold one of the few that the server runs at once, for as long as that takes.
+    timer = gr.Timer(_LOOK_AGAIN_S, active=False)
 
     def shown() -> tuple:
         state = download.state
@@ -66,14 +72,10 @@ def _build_remote(service: Service, page: gr.Blocks, build_pane: Callable[[Servi
             gr.Button("Try again" if again else "Download", interactive=can_begin),
             gr.Column(visible=state.status != "here"),
             gr.Column(visible=state.status == "here"),
+            gr.Timer(active=state.status == "arriving"),
         )
 
-    async def follow() -> AsyncIterator[tuple]:
-        yield shown()
-        while download.state.status == "arriving":
-            await asyncio.sleep(_LOOK_AGAIN_S)
-            yield shown()
-
-    outputs = [card, button, absent, present]
-    button.click(download.begin, None, None, **HELPER).then(follow, None, outputs, **ONCE_LOADED)
-    page.load(follow, None, outputs, **ONCE_LOADED)
+    outputs = [card, button, absent, present, timer]
+    button.click(download.begin, None, None, **HELPER).then(shown, None, outputs, **HELPER)
+    for looks in (page.load, menu.change, timer.tick):
+        looks(shown, None, outputs, **HELPER)

@@ -13,12 +13,11 @@ from typing import Any
 
 from PIL import Image
 
-from demo.events import Done, Fetching, PlanSummary, Preview
+from demo.events import THUMBNAIL, Done, Fetching, PlanSummary, Preview
 from flowturbo_core.metadata import AnySettings
 from flowturbo_core.models.catalog import HubModel
 
 KINDS = {"H": "Heun", "P": "pseudo corrector", "R": "refiner"}
-_THUMBNAIL = 72  # pixels a side
 BAR = '<div class="bar">'  # only a readout of work in progress has one
 
 
@@ -114,8 +113,8 @@ def trajectory(previews: Sequence[Preview], pictures: Sequence[Sequence[str]], i
         known = preview.curvature is not None
         number = f"{bend:.2g}" if known else "–"
         steps.append(
-            f'<li><img src="{small[index]}" width="{_THUMBNAIL}" '
-            f'height="{_THUMBNAIL}" alt="After block {preview.block}, {KINDS[preview.kind]}">'
+            f'<li><img src="{small[index]}" width="{THUMBNAIL}" '
+            f'height="{THUMBNAIL}" alt="After block {preview.block}, {KINDS[preview.kind]}">'
             f'<span class="bend"><i style="height: {100 * bend / highest:.0f}%"></i></span>'
             f'<span class="kind">{preview.kind} · {number}</span></li>'
         )
@@ -270,9 +269,7 @@ def download(model: HubModel, state: Fetching) -> str:
     """Return what a model on a hub is, and how its download stands."""
     words = {
         "absent": f"about {model.gigabytes:g} GB from {model.repository}",
-        "arriving": f"{state.done / 1e6:,.0f} of {state.total / 1e6:,.0f} MB have arrived"
-        if state.total
-        else "asking the hub",
+        "arriving": _arriving(state),
         "here": "its weights are here",
         "failed": state.error[:1].upper() + state.error[1:],
     }[state.status]
@@ -282,10 +279,18 @@ def download(model: HubModel, state: Fetching) -> str:
     return card(model.name, "", words, extra, below)
 
 
+def _arriving(state: Fetching) -> str:
+    if not state.total:
+        return "asking the hub"
+    if state.done == state.total:
+        return "all has arrived, and is being read"
+    return f"{state.done / 1e6:,.0f} of {state.total / 1e6:,.0f} MB have arrived"
+
+
 def _inline(picture: Image.Image) -> str:
     """Return a small copy of a picture as an address that holds it whole."""
     buffer = BytesIO()
     small = picture.convert("RGB")
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
     small.save(buffer, "WEBP", quality=80)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -100,11 +100,20 @@ class Service:
         return cls(description, loader(description, device, dtype), accelerator)
 
     def _begin(self) -> "Future[Engine]":
-        """Return the model that is being loaded, or is; begin to load it, if nobody has."""
+        """Return the model that is being loaded, or is; begin to load it, if it is not."""
         with self._lock:
-            if self._loading is None:
-                self._loading = self._accelerator.submit(self._load)
-            return self._loading
+            loading = self._loading
+            # What could not be loaded may fit later, when it is on demand.
+            has_failed = self.download and loading and loading.done() and loading.exception()
+            if loading is None or has_failed:
+                self._loading = loading = self._accelerator.submit(self._load)
+            return loading
+
+    def unload(self) -> None:
+        """Forget the loaded model; it is loaded again when it is next asked for."""
+        with self._lock:
+            if self._loading is not None and self._loading.done():
+                self._loading = None
 
     @property
     def is_here(self) -> bool:
@@ -123,26 +132,20 @@ class Service:
             return None
         return loading.result()
 
-    def until_loaded(self) -> Iterator[None]:
-        """Yield now and then until the model is loaded, so that whoever waits can be stopped."""
-        loading = self._begin()
-        while not loading.done():
-            yield
-            wait([loading], _LOOK_AGAIN_S)
-
     def health(self) -> dict[str, Any]:
         """Return how the service fares: `status` is idle, loading, ready or failed.
 
         Idle is a model that nobody has asked for yet.
         """
-        loading, engine = self._loading, self.engine
+        loading = self._loading
         state: dict[str, Any] = {"status": "loading", "model": self.name}
         if loading is None:
             state |= {"status": "idle"}
-        elif engine is not None:
-            state |= {"status": "ready", "device": engine.device, "dtype": engine.dtype}
+        elif loading.done() and (error := loading.exception()) is not None:
+            state |= {"status": "failed", "error": str(error)}
         elif loading.done():
-            state |= {"status": "failed", "error": str(loading.exception())}
+            engine = loading.result()
+            state |= {"status": "ready", "device": engine.device, "dtype": engine.dtype}
         return state
 
     @property
@@ -276,6 +279,7 @@ class Service:
         ended is not begun. Raises ValueError if memory runs out, FloatingPointError if the
         arithmetic overflows.
         """
+        self._require_weights()
         end = self._wanted.begin(visitor, ticket)
         return self._until_ended(lambda engine: engine.generate(request), end)
 
@@ -298,8 +302,13 @@ class Service:
             self._checked(things, plan, guidance_scale, count, seed)
             for plan in parse_distinct(plans)
         ]
+        self._require_weights()
         end = self._wanted.begin(visitor, ticket)
         return self._until_ended(lambda engine: engine.compare(requests), end)
+
+    def _require_weights(self) -> None:
+        if not self.is_here:
+            raise ValueError(f"the weights of {self.name} are not here yet: download them first")
 
     def _restored(self, things: Any, settings: AnySettings) -> tuple[Request, Counts]:
         """Return the request of settings, and their steps of each kind.
@@ -320,33 +329,31 @@ class Service:
     def _checked(
         self, things: Any, plan: SamplePlan, guidance_scale: object, num_images: int, seed: object
     ) -> Request:
-        if not self.is_here:
-            raise ValueError(f"the weights of {self.name} are not here yet: download them first")
         plan.require_refiner(self.has_refiner)
         guidance_scale = real_number("guidance scale", guidance_scale, *GUIDANCE_SCALE)
         return self._request(things, plan, guidance_scale, num_images, seed)
 
     def _until_ended(self, work: Callable[["Engine"], Iterator[Any]], end: End) -> Iterator[Any]:
-        for _ in self.until_loaded():
-            if end.event.is_set():
-                break
+        loading = self._begin()
+        while not loading.done() and not end.event.is_set():
             yield None
+            wait([loading], _LOOK_AGAIN_S)
         if not end.event.is_set():
-            # The thread loads first: here, what it loaded is there, or what went wrong is raised.
-            yield from self._accelerator.stream(lambda: work(self.wait()), end.event)
+            # What the thread loaded is there by now, or what went wrong is raised.
+            yield from self._accelerator.stream(lambda: work(loading.result()), end.event)
         if end.stopped:
             yield Stopped()
 
 
 def loader(
-    description: ModelDescription, device: str | None, dtype: str | None
+    description: ModelDescription, device: str | None, dtype: str | None, is_warmed: bool = True
 ) -> Callable[[], "Engine"]:
     """Return what loads a model; ValueError then says what is wrong with it."""
 
     def load() -> "Engine":
         from demo.engine import Engine  # on the accelerator's thread: it takes seconds
 
-        return Engine.load(description, device, dtype)
+        return Engine.load(description, device, dtype, is_warmed)
 
     return load
 

@@ -1,9 +1,9 @@
 """What can be asked of a model of texts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from html import escape
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from demo.accelerator import Accelerator
 from demo.downloads import Download
@@ -20,7 +20,11 @@ from flowturbo_core.models.catalog import (
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import TextToImageRequest
 
-_MAX_KEPT = 8  # results of examples: of large pictures, each takes tens of megabytes
+if TYPE_CHECKING:
+    from demo.engine import Engine
+
+# Results of examples: the last ones, and none of which the pictures take more than 12 MB.
+_MAX_KEPT, _MAX_KEPT_PIXELS = 16, 2**22
 EXAMPLES = (*EXAMPLE_PROMPTS[:5], "white lighthouse, rain")
 
 
@@ -51,11 +55,22 @@ class TextService(Service):
         device: str | None = None,
         dtype: str | None = None,
         accelerator: Accelerator | None = None,
+        others: Sequence[Service] = (),
     ) -> Self:
-        """Return the service of a model on a hub, loaded when it is first asked for anything."""
+        """Return the service of a model on a hub, loaded when it is first asked for anything.
+
+        These are large: of it and the `others`, one is loaded at a time.
+        """
         description = ModelDescription.of_hub(model)
-        load = loader(description, device, dtype)
-        return cls(description, load, accelerator, Download(model))
+        # Not warmed: on a CPU that alone takes minutes, and nobody else is served meanwhile.
+        load = loader(description, device, dtype, is_warmed=False)
+
+        def load_alone() -> "Engine":
+            for other in others:
+                other.unload()
+            return load()
+
+        return cls(description, load_alone, accelerator, Download(model))
 
     @property
     def default_settings(self) -> TextSettings:
@@ -113,24 +128,30 @@ class TextService(Service):
         """Generate images of a text, or yield those that anybody had made so before."""
         wish, plan = Wish(prompt, negative_prompt, height, width), plan_of(heun, pseudo, refiner)
         request = self._asked(wish, plan, guidance_scale, num_images, seed)
-        if request not in self._kept:
+        kept = self._kept.get(request)
+        if kept is None:
             return self._keep(request, self._generate(request, visitor, ticket))
+        return self._given(kept, visitor, ticket)
+
+    def _given(self, kept: Kept, visitor: str | None, ticket: int) -> Iterator[Kept | Stopped]:
         end = self._wanted.begin(visitor, ticket)
         if end.stopped:
-            return iter((Stopped(),))
-        return iter(() if end.event.is_set() else (self._kept[request],))
+            yield Stopped()
+        elif not end.event.is_set():
+            yield kept
 
     def _keep(self, request: Request, events: Iterator[Any]) -> Iterator[Any]:
+        """Yield the events, and keep what they come to, unless it is large."""
         previews = []
         with closing(events):
             for event in events:
                 if isinstance(event, Preview):
-                    previews.append(event)
-                if isinstance(event, Done):
+                    previews.append(event.as_thumbnails())
+                if isinstance(event, Done) and _pixels(event) <= _MAX_KEPT_PIXELS:
                     self._kept[request] = Kept(tuple(previews), event)
+                    while len(self._kept) > _MAX_KEPT:
+                        self._kept.pop(next(iter(self._kept)), None)
                 yield event
-        while len(self._kept) > _MAX_KEPT:
-            self._kept.pop(next(iter(self._kept)), None)
 
     def cut_warning(self, prompt: str) -> str:
         """Return, in HTML, what of a prompt is not read; empty if all of it is, or nobody knows.
@@ -187,3 +208,7 @@ class TextService(Service):
             things.height,
             things.width,
         )
+
+
+def _pixels(done: Done) -> int:
+    return sum(picture.width * picture.height for picture in done.pictures)

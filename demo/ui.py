@@ -82,7 +82,8 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
             status = gr.HTML(_status(services), apply_default_css=False, elem_classes="status")
         with gr.Tabs() as tabs:
             with gr.Tab("Class-conditional", id="class-conditional"):
-                class_conditional.build(service, page)
+                elsewhere = {its.name for its in texts}
+                class_conditional.build(service, page, lambda model: model not in elsewhere)
             if texts:
                 with gr.Tab("Text to image", id="text-to-image"):
                     text_to_image.build(texts, page)
@@ -98,7 +99,8 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
             yield _status(services)
 
         def opened(request: gr.Request) -> gr.Tabs:
-            of_text = TextSettings.THING in request.query_params
+            asked = request.query_params
+            of_text = TextSettings.THING in asked or asked.get("model") in elsewhere
             return gr.Tabs(selected="text-to-image") if of_text else gr.skip()
 
         page.load(follow, None, status, **wiring.ONCE_LOADED)
@@ -136,16 +138,15 @@ def _health(services: Sequence[Service]) -> Callable[[], JSONResponse]:
 
 
 def _status(services: Sequence[Service]) -> str:
-    """Return the models that were asked for, and whether they are loaded, for the header."""
+    """Return the models that the page opens with, and whether they are loaded, for the header."""
     words = {
         "loading": "loading {model} …",
         "ready": "{model} on {device}, {dtype}",
         "failed": "{model} cannot be loaded: {error}",
     }
-    states = [service.health() for service in services]
+    states = [service.health() for service in services if service.download is None]
     lines = [
         f'<p class="{state["status"]}">{escape(words[state["status"]].format(**state))}</p>'
         for state in states
-        if state["status"] in words
     ]
     return f'<div role="status">{"".join(lines)}</div>'

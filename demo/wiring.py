@@ -367,11 +367,12 @@ def connect_visit(
             raise gr.Error(sentence(error), print_exception=False) from error
 
     def from_address(live: bool, moves: int, query: str) -> tuple:
+        nothing = (gr.skip(),) * len(restores["outputs"])
         try:
+            if not takes(model_in(query)):
+                return nothing
             settings = kind.from_query(query, service.default_settings)
-            if settings is None or not takes(model_in(query)):
-                return (gr.skip(),) * len(restores["outputs"])
-            return restored(settings, live, moves)
+            return nothing if settings is None else restored(settings, live, moves)
         except ValueError as error:
             raise gr.Error(sentence(error), print_exception=False) from error
 

@@ -252,8 +252,11 @@ QUERY_NAMES = sorted({Settings.THING, *Settings.KINDS, TextSettings.THING, *Text
 
 
 def model_in(query: str) -> str | None:
-    """Return the model that an address's query names; None if it names none."""
-    return dict(parse_qsl(query)).get("model")
+    """Return the model that an address's query names; None if it names none, or far too much."""
+    try:
+        return dict(parse_qsl(query, max_num_fields=_MAX_FIELDS)).get("model")
+    except ValueError:
+        return None
 
 
 _IN_WORDS = {str: "a text", float: "a number", int: "a whole number"}

@@ -87,10 +87,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = breaks
 
 
-def publish(folder):
-    """Fill a folder as InstaFlow's are published: pickles, and parts that nobody here reads."""
+def publish(folder, is_pickled=True):
+    """Fill a folder as text-to-image models are published, with parts that nobody here reads."""
     write_sd_folder(tiny_text_pipeline(), folder)
-    for file in folder.rglob("*.safetensors"):
+    for file in folder.rglob("*.safetensors") if is_pickled else ():
         name = "pytorch_model.bin" if file.parent.name == "text_encoder" else f"{file.stem}.bin"
         torch.save(load_file(file), file.parent / name)
         file.unlink()

@@ -10,8 +10,15 @@ from demo.service import NUM_IMAGES
 from flowturbo_core.metadata import Settings
 
 
-def build(service: ClassService, page: gr.Blocks) -> None:
-    """Add the tab's controls and pictures to `page`, served by `service`."""
+def build(
+    service: ClassService,
+    page: gr.Blocks,
+    takes: Callable[[str | None], bool] = lambda model: True,
+) -> None:
+    """Add the tab's controls and pictures to `page`, served by `service`.
+
+    `takes` tells by the model that an address names whether it is for this tab.
+    """
     with gr.Row(elem_classes="workbench"):
         with gr.Column(scale=2, min_width=320):
             classes = controls.class_picker(service)
@@ -34,7 +41,7 @@ def build(service: ClassService, page: gr.Blocks) -> None:
 
     ask = service.generate_class_conditional
     wiring.connect(service, "class-conditional", ask, inputs, plan, buttons, results)
-    wiring.connect_visit(page, service, values_of, inputs, plan, results, visit)
+    wiring.connect_visit(page, service, values_of, inputs, plan, results, visit, takes)
     wiring.connect_budget(page, service, plan)
     api.publish(handler(service), arguments(service), ["Pictures"])
 

@@ -21,16 +21,21 @@ from flowturbo_core.cli.shared import (
     split,
 )
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
+from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.metadata import Settings, TextSettings, safe_name
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
+    DEFAULT_TEXT_MODEL,
     HUB_MODELS,
     TEXTS,
     ModelDescription,
     bundled_models,
+    in_short,
+    read_json,
 )
 from flowturbo_core.models.hub import fetch, hub_model
 from flowturbo_core.pipelines.loading import load_pipeline
+from flowturbo_core.requests import MAX_IMAGES, brief, whole_number
 from flowturbo_core.usage import number
 
 
@@ -147,6 +152,85 @@ def sample(
         "files": files,
     }
     print(json.dumps(summary))
+
+
+@app.command()
+def sample_captions(
+    captions: Annotated[Path, typer.Argument(help="File of texts: one a line, or JSON by name.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder for the PNG files.")],
+    model: Model = DEFAULT_TEXT_MODEL,
+    plan: Annotated[str | None, typer.Option(help="Such as H8, H1P6R3, E25.")] = None,
+    guidance_scale: GuidanceScale = None,
+    seed: Seed = 0,
+    height: Annotated[int | None, typer.Option(parser=number, help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(parser=number, help="Pixels.")] = None,
+    batch_size: Annotated[int, typer.Option(parser=number, help="Images made together.")] = 8,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Make one picture of each caption, for `fidelity`; a run that was killed goes on."""
+    target = resolve_device(device)
+    description = ModelDescription.read(model)
+    if description.task != TEXTS:
+        raise ValueError(f"{description.name} makes pictures of {description.task}, not of texts")
+    batch_size = whole_number("batch_size", batch_size, 1, MAX_IMAGES)
+    wanted = list(captions_in(captions).items())
+    check_folder(output_dir)
+    pipeline = load_pipeline(model, target, resolve_dtype(dtype, target))
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for first in range(0, len(wanted), batch_size):
+        batch = wanted[first : first + batch_size]
+        request = pipeline.request(
+            [text for _, text in batch],
+            plan=plan,
+            guidance_scale=guidance_scale,
+            seed=seed + first,
+            height=height,
+            width=width,
+        )
+        asked = TextSettings.of(description.name, request)
+        each = [asked.of_picture(k) for k in range(len(batch))]
+        files = [output_dir / name for name, _ in batch]
+        if not all(_is_made(file, its) for file, its in zip(files, each, strict=True)):
+            images = pipeline.finish(pipeline.job(request), request.plan).images
+            for image, file, its in zip(images, files, each, strict=True):
+                partial = partial_name(file)
+                image.save(partial, "PNG", pnginfo=its.png_info(VERSIONS))
+                partial.replace(file)
+        print(f"{first + len(batch)} of {len(wanted)}", flush=True)
+
+
+def captions_in(file: Path) -> dict[str, str]:
+    """Return the text of each picture in a file of captions, by the name of the picture's file.
+
+    A .json file maps such names to texts; of any other, line k is for picture k, 000000.png first.
+    Raises ValueError, naming the file, for anything else.
+    """
+    if file.suffix.lower() == ".json":
+        captions = read_json(file)
+    else:
+        try:
+            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"{file} cannot be read as text: {in_short(error)}") from error
+        captions = {f"{k:06d}.png": line for k, line in enumerate(lines)}
+    for name, text in captions.items():
+        if Path(name).name != name or Path(name).suffix != ".png":
+            raise ValueError(f"{file}: {brief(name)} must be the name of a .png file")
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{file}: the caption of {name} must be a text, not {brief(text)}")
+    if not captions:
+        raise ValueError(f"{file} holds no captions")
+    return captions
+
+
+def _is_made(file: Path, settings: TextSettings) -> bool:
+    """Tell whether a picture is there; raises ValueError if it is there of other settings."""
+    if not file.exists():
+        return False
+    if TextSettings.from_png(file) != settings:
+        raise ValueError(f"{file} was made with other settings; name another folder")
+    return True
 
 
 def _read_latents(file: Path) -> torch.Tensor:

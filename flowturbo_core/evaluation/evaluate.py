@@ -7,7 +7,7 @@ was, and several processes share the batches out among themselves.
 import hashlib
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -63,6 +63,8 @@ _FLOOR_SEED = SHEET_SEED + 20_000_000
 _CLASS_SEED = SHEET_SEED + 30_000_000
 # So many, whatever is compared with them: a Frechet distance grows as either set becomes smaller.
 REFERENCE_SCENES = 10_000
+# Parts below the first of these numbers are batches, however many there are.
+_SCENES, _FIRST_SOLUTION = 1_000_000, 1_000_001
 # Where nothing judges the pictures, plans are run for their times alone, on so many batches.
 _TIMED_BATCHES = 4
 
@@ -89,7 +91,7 @@ class Settings:
     scenes: str = "train"
 
     def __post_init__(self) -> None:
-        for name, low, high in (("num_samples", 2, 1_000_000), ("batch_size", 1, 256)):
+        for name, low, high in (("num_samples", 2, _SCENES), ("batch_size", 1, 256)):
             # As a whole number, whatever it was written as: files are named by it.
             value = whole_number(name, getattr(self, name), low, high)
             object.__setattr__(self, name, value)
@@ -131,16 +133,24 @@ def evaluator_of(pipeline: FlowPipeline) -> PostcardsEvaluator | None:
     return load_model(PostcardsEvaluator, model_folder(EVALUATOR)).to(pipeline.device)
 
 
+def refines_alone(plan: Contender, other: Contender) -> bool:
+    """Tell whether the first of two plans evaluates a refiner, and the second does not."""
+    return plan.refiner_evaluations > 0 == other.refiner_evaluations
+
+
 def evaluate(
     pipeline: FlowPipeline,
     settings: Settings,
     parts: Parts,
     evaluator: PostcardsEvaluator | None,
     exact: FlowPipeline | None = None,
+    are_compared: Callable[[Contender, Contender], bool] = refines_alone,
 ) -> dict[str, Any] | None:
     """Return `rows`, one a plan, beside what they were measured on and the floor.
 
     `exact` is the model in float32, for the solver error; None where `pipeline` is.
+    `are_compared` tells of two plans whether `pairs` is to say how the first differs from the
+    second.
 
     What is done is in `parts`, which the caller removes when the result is written. Where
     `evaluator` is None, only the solver error and the time are measured. Returns None on every
@@ -153,8 +163,9 @@ def evaluate(
     parts.claim(asdict(settings))
     judged = evaluator is not None and {"frechet", "accuracy"} & {*settings.metrics}
     num_samples = settings.num_samples
-    if not judged:
-        num_samples = min(num_samples, _TIMED_BATCHES * settings.batch_size)
+    if not judged and num_samples > _TIMED_BATCHES * settings.batch_size:
+        num_samples = _TIMED_BATCHES * settings.batch_size
+        print(f"nothing judges the pictures: {num_samples} of each plan tell its time", flush=True)
     count = -(-num_samples // settings.batch_size)
     for number in range(processes.process_index, count, processes.num_processes):
         if parts.read(number) is None:
@@ -176,14 +187,16 @@ def evaluate(
     ]
     floor, distances, errors, reference = None, [], [], None
     if judged:
-        floor, distances = _judge(pipeline, evaluator, settings, samples, rows)
+        floor, distances = _judge(pipeline, evaluator, settings, samples, rows, parts)
     if "solver" in settings.metrics:
-        errors, reference = _solve(exact or pipeline, evaluator, settings, plans, rows)
-    pairs = _pairs(plans, rows, {"frechet_distance": distances, "solver_error": errors})
+        errors, reference = _solve(exact or pipeline, evaluator, settings, plans, rows, parts)
+    measured = {"frechet_distance": distances, "solver_error": errors}
     content = (
-        {"rows": rows, "floor": floor, "pairs": pairs, "reference": reference}
+        {"rows": rows, "floor": floor, "pairs": _pairs(plans, rows, measured, are_compared)}
+        | {"reference": reference}
         | asdict(settings)
         | {
+            "num_samples": num_samples,
             "reference_scenes": REFERENCE_SCENES if distances else None,
             "machine": describe_device(pipeline.device),
             "num_processes": processes.num_processes,
@@ -260,6 +273,7 @@ def _judge(
     settings: Settings,
     samples: dict[str, np.ndarray],
     rows: list[dict[str, Any]],
+    parts: Parts,
 ) -> tuple[dict[str, Any], list[Estimate]]:
     """Add to each row what the evaluator says of it.
 
@@ -268,9 +282,13 @@ def _judge(
     """
     count, many = settings.num_samples, REFERENCE_SCENES
     look = partial(_scenes, pipeline, evaluator, split=settings.scenes)
-    if "frechet" in settings.metrics:
+
+    def drawn() -> dict[str, np.ndarray]:
         print(f"drawing {many} scenes to compare with", flush=True)
-        reference, _, _ = look(_REFERENCE_SEED, many, reconstructed=False)
+        return {"features": look(_REFERENCE_SEED, many, reconstructed=False)[0].numpy()}
+
+    if "frechet" in settings.metrics:
+        reference = torch.from_numpy(parts.once(_SCENES, drawn)["features"])
     # What a class decides is called by its own name; a prompt decides up to four things.
     names = dict(enumerate(ATTRIBUTES)) if pipeline.REQUEST is TextToImageRequest else {0: "class"}
 
@@ -329,14 +347,15 @@ def _pairs(
     plans: Sequence[Contender],
     rows: Sequence[dict[str, Any]],
     measured: dict[str, Sequence[Estimate]],
+    are_compared: Callable[[Contender, Contender], bool],
 ) -> list[dict[str, Any]]:
-    """Return how every plan that refines differs from every one that does not.
+    """Return how plans differ from others, of those `are_compared`.
 
     `measured` has, for each measure, an estimate of every plan in turn, or none.
     """
     pairs = []
     for k, n in itertools.permutations(range(len(plans)), 2):
-        if plans[k].refiner_evaluations and not plans[n].refiner_evaluations:
+        if are_compared(plans[k], plans[n]):
             pair = {"plan": str(plans[k]), "other": str(plans[n])}
             pair["time"] = round(rows[k]["ratio"] / rows[n]["ratio"], 4)
             for name, estimates in measured.items():
@@ -372,6 +391,7 @@ def _solve(
     settings: Settings,
     plans: Sequence[Contender],
     rows: list[dict[str, Any]],
+    parts: Parts,
 ) -> tuple[list[Estimate], dict[str, float] | None]:
     """Add the solver error to each row and return it.
 
@@ -381,19 +401,30 @@ def _solve(
     most.
     """
     asked = (settings.guidance_scale, settings.seed)
-    print("solving the reference", flush=True)
-    reference = solve(pipeline, *asked)
+    numbers = itertools.count(_FIRST_SOLUTION)
+
+    def kept(what: str, solution: Callable[[], Tensor]) -> Tensor:
+        """Return a solution's latents; what a run that was killed had of them is not done again."""
+
+        def make() -> dict[str, np.ndarray]:
+            print(what, flush=True)
+            return {"latents": solution().cpu().numpy()}
+
+        latents = parts.once(next(numbers), make)["latents"]
+        return torch.from_numpy(latents).to(pipeline.device)
 
     def seen(latents: Tensor) -> Tensor:
         return _look(evaluator, decode_latents(pipeline.vae, latents))[0]
 
+    reference = kept("solving the reference", lambda: solve(pipeline, *asked))
     of_reference = None if evaluator is None else seen(reference)
     finer = None
     if "reference" in settings.metrics:
-        finer = solve(pipeline, *asked, num_steps=2 * REFERENCE_STEPS)
+        steps = 2 * REFERENCE_STEPS
+        finer = kept(f"solving it in {steps} steps", lambda: solve(pipeline, *asked, steps))
     estimates, changes = [], []
     for plan, row in zip(plans, rows, strict=True):
-        latents = ends(pipeline, plan, *asked)
+        latents = kept(f"solver error of {plan}", lambda p=plan: ends(pipeline, p, *asked))
         errors = solver_errors(latents, reference)
         estimates.append(bootstrap(lambda i, e=errors: root_mean_square(e[i]), len(errors)))
         row |= _described("solver_error", estimates[-1])

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ class Parts:
         with partial.open("wb") as stream:
             np.savez(stream, **arrays)
         os.replace(partial, file)
+
+    def once(self, number: int, make: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Return a part's arrays; where there is none yet, what `make` returns, which is kept."""
+        part = self.read(number)
+        if part is None:
+            part = make()
+            self.save(number, part)
+        return part
 
     def gather(self, count: int) -> dict[str, np.ndarray]:
         """Return the arrays of all parts, end to end. Raises ValueError if one is missing."""

@@ -12,9 +12,17 @@ _BEGIN, _END = "<!-- {name}: written by `make tables` -->", "<!-- end of {name} 
 Row = dict[str, Any]
 
 
-def quality_table(content: dict[str, Any]) -> str:
-    """Return what `evaluate` measured, a line a plan, with its 95% intervals."""
-    first = content["rows"][0]["plan"]
+def quality_table(content: dict[str, Any], *others: dict[str, Any]) -> str:
+    """Return what `evaluate` measured, a line a plan, with its 95% intervals.
+
+    Other runs, of the same samples, begin with a plan that the first has too: their times are
+    told by it.
+    """
+    rows = list(content["rows"])
+    first, shared = rows[0]["plan"], [other["rows"][0]["plan"] for other in others]
+    for other, plan in zip(others, shared, strict=True):
+        (common,) = (row["ratio"] for row in content["rows"] if row["plan"] == plan)
+        rows += [row | {"ratio": row["ratio"] * common} for row in other["rows"][1:]]
     columns: dict[str, Callable[[Row], str]] = {
         "plan": lambda row: f"`{row['plan']}`",
         "predictor + refiner evaluations": _evaluations,
@@ -24,7 +32,7 @@ def quality_table(content: dict[str, Any]) -> str:
         "solver error": lambda row: _with_interval(row, "solver_error"),
     }
     floor, sizes = content["floor"], (content["num_samples"], content["reference_scenes"])
-    return _table(columns, content["rows"]) + (
+    return _table(columns, rows) + (
         f"\n{content['model']}, {sizes[0]} samples a plan from the same noises against {sizes[1]} "
         "drawn scenes, and 64 noises in float32 for the solver error; else "
         f"guidance {content['guidance_scale']:g}, {content['dtype']}, {content['machine']}, torch "
@@ -32,7 +40,24 @@ def quality_table(content: dict[str, Any]) -> str:
         f"as drawn have a Frechet distance of {floor['drawn']['frechet_distance']:.3f}, since they "
         "are so few, and once the autoencoder has encoded and decoded them "
         f"{floor['reconstructed']['frechet_distance']:.3f}; their classes are told with "
-        f"{100 * floor['reconstructed']['class_accuracy']:.1f}%.\n"
+        f"{100 * floor['reconstructed']['class_accuracy']:.1f}%."
+        + "".join(
+            f" The last {len(other['rows']) - 1} are of a further run, with `{plan}`, by which "
+            "their times are told."
+            for other, plan in zip(others, shared, strict=True)
+        )
+        + f"{_checked(content)}\n"
+    )
+
+
+def _checked(content: dict[str, Any]) -> str:
+    """Return what became of the solver error's reference with half its steps, if that was done."""
+    if content["reference"] is None:
+        return ""
+    moved, changed = (content["reference"][name] for name in ("moved", "errors_changed"))
+    return (
+        f" The solver error's own reference moves by {moved:.1%} of the smallest error when its "
+        f"steps are halved, and no reported error by more than {changed:.1%}."
     )
 
 
@@ -55,6 +80,56 @@ def pairs_table(*contents: dict[str, Any]) -> str:
         "bootstrap intervals over pairs from the same noise: below zero, it is the better one. "
         f"{_certain(pairs)}\n"
     )
+
+
+def text_table(*contents: dict[str, Any]) -> str:
+    """Return what `evaluate` measured of a model of texts: FlowTurbo's plans beside Heun's.
+
+    The first run has them in turn, Heun's first (FlowTurbo's table 1); the second, if there is
+    one, is of combinations that the model was not trained on.
+    """
+    content, *others = contents
+    rows, pairs = content["rows"], {(p["plan"], p["other"]): p for p in content["pairs"]}
+    partners = {row["plan"]: its["plan"] for its, row in zip(rows[::2], rows[1::2], strict=True)}
+
+    def beside(name: str, sign: str) -> Callable[[Row], str]:
+        return lambda row: (
+            _with_interval(pairs[row["plan"], partners[row["plan"]]], name, sign)
+            if row["plan"] in partners
+            else ""
+        )
+
+    def time(row: Row) -> str:
+        partner = partners.get(row["plan"])
+        return f"{pairs[row['plan'], partner]['time']:.2f} of {partner}" if partner else ""
+
+    columns: dict[str, Callable[[Row], str]] = {
+        "plan": lambda row: f"`{row['plan']}`",
+        "predictor + refiner evaluations": _evaluations,
+        "ms/img": lambda row: f"{row['ms_per_image']:.1f}",
+        "its time": time,
+        "Frechet distance": lambda row: _with_interval(row, "frechet_distance"),
+        "more than its partner's": beside("frechet_distance_difference", "+"),
+    }
+    for name in ("subject", "time", "colour", "position"):
+        columns[name] = lambda row, name=name: f"{100 * row[f'{name}_accuracy']:.1f}%"
+    note = (
+        f"\n{content['model']}, {content['num_samples']} fresh captions from the same noises, "
+        f"guidance {content['guidance_scale']:g}, {content['dtype']}, {content['machine']}, torch "
+        f"{content['versions']['torch']}; in brackets 95% bootstrap intervals. The attributes are "
+        "those that a caption names."
+    )
+    for other in others:
+        (row,) = other["rows"]
+        told = ", ".join(
+            f"{name} {100 * row[f'{name}_accuracy']:.1f}%"
+            for name in ("subject", "time", "colour", "position")
+        )
+        note += (
+            f" Of {other['num_samples']} captions of combinations that it was not trained on, by "
+            f"`{row['plan']}`: {told}."
+        )
+    return _table(columns, rows) + f"{note}\n"
 
 
 def _certain(pairs: Sequence[Row]) -> str:
@@ -91,15 +166,48 @@ def speed_table(content: dict[str, Any]) -> str:
     )
 
 
+def refiners_table(content: dict[str, Any]) -> str:
+    """Return what `compare-refiners` measured, a line a refiner, a column a plan."""
+    plans = list(dict.fromkeys(row["plan"] for row in content["rows"]))
+    by_refiner: dict[str, dict[str, Row]] = {}
+    for row in content["rows"]:
+        by_refiner.setdefault(_refiner(row), {})[row["plan"]] = row
+    columns: dict[str, Callable[[Row], str]] = {"refiner": lambda line: line["name"]}
+    for plan in plans:
+        columns[f"`{plan}`"] = lambda line, plan=plan: _error(line[plan])
+    lines = [{"name": name} | rows for name, rows in by_refiner.items()]
+    return _table(columns, lines) + (
+        f"\nSolver errors on 64 noises at guidance {content['guidance_scale']:g}, float32, and how "
+        "much more than none, which carries the velocity on as it is; in brackets 95% bootstrap "
+        f"intervals. {content['machine']}, torch {content['versions']['torch']}.\n"
+    )
+
+
+def _error(row: Row) -> str:
+    error = f"{row['solver_error']:.4f}"
+    if row["difference"] == 0:  # it is what the others are compared with
+        return error
+    return f"{error}, {_with_interval(row, 'difference', '+', 4)}"
+
+
+def _refiner(row: Row) -> str:
+    """Return what a refiner is called: its folder's name, whose training it is."""
+    if "variant" not in row:
+        return "none"
+    folder = Path(row["refiner"])
+    name = "bundled" if folder.name == "refiner" else folder.parent.name
+    return name if row["variant"] == "consistent" else f"{name}, {row['variant']}"
+
+
 def _evaluations(row: Row) -> str:
     counts = f"{row['predictor_evaluations']} + {row['refiner_evaluations']}"
     # A cache skips most of an evaluation, when it does.
     return f"up to {counts}" if row["plan"].startswith("fbc:") else counts
 
 
-def _with_interval(row: Row, name: str, sign: str = "") -> str:
+def _with_interval(row: Row, name: str, sign: str = "", digits: int = 3) -> str:
     low, high = row[f"{name}_interval"]
-    form = f"{sign}.3f"
+    form = f"{sign}.{digits}f"
     return f"{row[name]:{form}} [{low:{form}}, {high:{form}}]"
 
 
@@ -111,8 +219,8 @@ def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str
 
 # Each table of the README: its name there, the files it is made from, and how.
 TABLES = {
-    "quality": (("postcards-sit-quality.json",), quality_table),
-    "pairs": (("postcards-sit-quality.json",), pairs_table),
+    "quality": (("postcards-sit-quality.json", "postcards-sit-quality-others.json"), quality_table),
+    "pairs": (("postcards-sit-quality.json", "postcards-sit-quality-others.json"), pairs_table),
     "speed": (("postcards-sit-speed.json",), speed_table),
 }
 

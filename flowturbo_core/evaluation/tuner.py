@@ -3,10 +3,9 @@
 Plans H..P..R.. are searched as neighbours of neighbours of what is good already, since one block
 more or less of a kind changes a plan's cost and error little; plans in other orders are worse
 (FlowTurbo, 2409.18128, table 4). A plan is on the front if none that costs no more has a smaller
-error.
+error; of plans on it that hardly differ, the cheapest is offered.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -35,8 +34,7 @@ _START: tuple[Counts, ...] = ((1, 0, 0), (1, 2, 0), (1, 2, 2), (1, 5, 3), (2, 4,
 # Beside the front's own neighbours, those of plans nearly as good: the error of few noises is not
 # smooth in the number of steps, and a search that only ever improves stops at its first bump.
 _SLACK = 1.05
-# What a plan must improve on all cheaper ones to be worth offering beside them.
-_WORTH = 0.99
+_WORTH = 0.99  # of the error before it: what a plan must leave at most to be offered, too
 _SEARCH_NOISES = 16
 _MOST_REFINING = 8  # blocks in a row, as the page offers; the paper's best plans have up to five
 
@@ -91,12 +89,21 @@ def search(
 def front(
     errors: Mapping[SamplePlan, float], cost_of: Callable[[SamplePlan], float], slack: float = 1
 ) -> list[SamplePlan]:
-    """Return the plans, cheapest first, whose error is below `slack` times that of all cheaper."""
+    """Return the plans, cheapest first, that none of lower cost beats by a factor of `slack`."""
     kept, best = [], float("inf")
     for plan in sorted(errors, key=lambda plan: (cost_of(plan), errors[plan])):
         if errors[plan] < best * slack:
             kept.append(plan)
         best = min(best, errors[plan])
+    return kept
+
+
+def offered(front: Sequence[SamplePlan], errors: Mapping[SamplePlan, float]) -> list[SamplePlan]:
+    """Return those of a front, cheapest first, that are worth telling apart from the one before."""
+    kept: list[SamplePlan] = []
+    for plan in front:
+        if not kept or errors[plan] <= _WORTH * errors[kept[-1]]:
+            kept.append(plan)
     return kept
 
 
@@ -137,13 +144,13 @@ def tune(
     budget = real_number("budget_ms", budget, 0, 1e9)
     errors = measure_errors(pipeline, exact or pipeline, guidance_scale, seed, rates, budget)
     affordable = {plan: e for plan, e in errors.items() if rates.ms_of(plan) <= budget}
-    worth = front(affordable, rates.ms_of, _WORTH)
+    worth = offered(front(affordable, rates.ms_of), errors)
     settings = replace(settings, plans=tuple(map(str, worth)))
     if parts.folder.exists():
         parts.remove()
-    run = evaluate(pipeline, settings, parts, evaluator)
+    run = evaluate(pipeline, settings, parts, evaluator, are_compared=lambda plan, other: True)
     rows = [row | {"solver_error": errors[p]} for row, p in zip(run["rows"], worth, strict=True)]
-    rows = confirmed(rows)
+    rows = confirmed(rows, run["pairs"])
     kept = {row["plan"] for row in rows}
     return {
         "plans": rows,
@@ -158,23 +165,38 @@ def tune(
         "rates": asdict(rates),
         **{
             name: run[name]
-            for name in ("guidance_scale", "seed", "batch_size", "dtype", "machine", "versions")
+            for name in (
+                "floor",
+                "guidance_scale",
+                "seed",
+                "batch_size",
+                "dtype",
+                "machine",
+                "versions",
+            )
         },
     }
 
 
-def confirmed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def confirmed(
+    rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Return the rows of a front that stay on it once their plans were run, cheapest first.
 
-    A plan must leave less error than all that took less time, and may not have a Frechet
-    distance whose interval lies above that of one of those.
+    A plan must leave less error than all that took less time, and its pictures may not certainly
+    be worse than those of one of them: of such `pairs`, the interval of the difference between
+    the Frechet distances lies above zero.
     """
+    worse = {
+        (pair["plan"], pair["other"])
+        for pair in pairs
+        if pair.get("frechet_distance_difference_interval", (0.0, 0.0))[0] > 0
+    }
     kept: list[dict[str, Any]] = []
     for row in sorted(rows, key=lambda row: row["ms_per_image"]):
-        low, _ = row.get("frechet_distance_interval", (0.0, 0.0))
         if all(
             row["solver_error"] < cheaper["solver_error"]
-            and low <= cheaper.get("frechet_distance_interval", (0.0, math.inf))[1]
+            and (row["plan"], cheaper["plan"]) not in worse
             for cheaper in kept
         ):
             kept.append(row)

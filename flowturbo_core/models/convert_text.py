@@ -1,10 +1,11 @@
-"""Text-to-image folders of pickled weights, as InstaFlow's are published, to safetensors.
+"""Text-to-image folders of pickled weights, as many were published, to safetensors.
 
 Each pickle is read once, with `weights_only=True`, so that no code in it runs; what comes out is
 loaded as any other model is before it takes the name that was asked for.
 """
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -36,10 +37,10 @@ def convert_text_to_image(
 ) -> TextToImagePipeline:
     """Write a copy of the folder `source` whose weights are safetensors, and load it.
 
-    The parts this project uses are copied, and those alone; parts whose weights are safetensors
-    already stay as they are. Its index gets `settings` too, such as a default plan. Raises
-    ValueError, naming the file, for a folder that is none of Stable Diffusion's layout, weights
-    that are missing or damaged, or an `output` that is there.
+    The parts this project uses are taken over, and those alone; weights that are safetensors
+    already are linked, where the disk can, and else copied. The index gets `settings` too, such
+    as a default plan. Raises ValueError, naming the file, for a folder that is none of Stable
+    Diffusion's layout, weights that are missing or damaged, or an `output` that is there.
     """
     index = read_index(source, *(name for name, task in TASKS.items() if task == TEXTS))
     if output.exists():
@@ -64,11 +65,21 @@ def convert_text_to_image(
 def _convert_part(source: Path, folder: Path, weights: tuple[str, str] | None) -> None:
     folder.mkdir()
     for file in source.iterdir():
-        if file.is_file() and file.suffix in (".json", ".txt", ".safetensors"):
+        if file.is_file() and file.suffix in (".json", ".txt"):
             shutil.copy2(file, folder / file.name)
+        elif file.is_file() and file.suffix == ".safetensors":
+            _link(file, folder / file.name)
     if weights is None or any(folder.glob(f"{weights[0]}*.safetensors")):
         return
     tensors = read_checkpoint(source / f"{weights[1]}.bin", passed_over=_PASSED_OVER)
     # A copy of each: a pickle may hold two names of one tensor, which safetensors do not.
     whole = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     save_file(whole, folder / f"{weights[0]}.safetensors", metadata={"format": "pt"})
+
+
+def _link(file: Path, target: Path) -> None:
+    """Give a large file a second name."""
+    try:
+        os.link(file.resolve(), target)
+    except OSError:
+        shutil.copy2(file, target)

@@ -1,27 +1,37 @@
 """Fetching the text-to-image models of the catalogue from their hub, when somebody asks for one.
 
-What arrives is kept beside its place until all of it is there, so that a fetch that broke off goes
-on where it was; then it is turned into safetensors and loaded once, before it takes its name.
+What arrives is kept beside its place until all of it is there: of a fetch that broke off, the files
+that are whole are not fetched again. Then all is turned into safetensors where it is not, and
+loaded once, before it takes its name.
 """
 
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from flowturbo_core.models.catalog import HUB_MODELS, HubModel, in_short
 from flowturbo_core.requests import brief
 
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer")
+# The weights of each part in full, as safetensors and as a pickle; variants of fewer bits, or
+# without averaging, have a name between these two parts.
+_DIFFUSERS = (
+    r"diffusion_pytorch_model(-\d{5}-of-\d{5})?\.safetensors",
+    r"diffusion_pytorch_model\.bin",
+)
+_PARTS = {
+    "unet": _DIFFUSERS,
+    "vae": _DIFFUSERS,
+    "text_encoder": (r"model\.safetensors", r"pytorch_model\.bin"),
+    "tokenizer": (),
+}
 _SETTINGS = (".json", ".txt")
-# The weights in full: not the variants of fewer bits or without averaging, which have a name
-# between these two parts.
-_SAFE = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors")
-_PICKLED = re.compile(r"(diffusion_pytorch_model|pytorch_model)\.bin")
 _LOOK_AGAIN_S = 0.5
 
 
@@ -45,54 +55,74 @@ def hub_model(name: str) -> HubModel:
 def wanted_files(sizes: Mapping[str, int]) -> dict[str, int]:
     """Return those of a repository's files, with their sizes, that this project reads.
 
-    Weights as safetensors where a part has them, else as pickles.
+    Weights as safetensors where a part has them, else as pickles. Raises ValueError for a
+    repository that lacks some.
     """
-    wanted = {}
-    for part in _PARTS:
+    wanted = {name: size for name, size in sizes.items() if name == "model_index.json"}
+    for part, forms in _PARTS.items():
         files = {name: size for name, size in sizes.items() if Path(name).parent == Path(part)}
-        safe = [name for name in files if _SAFE.fullmatch(Path(name).name)]
-        pickled = [name for name in files if _PICKLED.fullmatch(Path(name).name)]
-        settings = [name for name in files if Path(name).suffix in _SETTINGS]
-        wanted |= {name: files[name] for name in (*settings, *(safe or pickled))}
-    index = {name: size for name, size in sizes.items() if name == "model_index.json"}
-    return index | wanted
+        wanted |= {name: size for name, size in files.items() if Path(name).suffix in _SETTINGS}
+        found = ([n for n in files if re.fullmatch(form, Path(n).name)] for form in forms)
+        weights = next(filter(None, found), [])
+        if forms and not weights:
+            raise ValueError(f"it has no weights of the {part}")
+        wanted |= {name: files[name] for name in weights}
+    return wanted
 
 
 def fetch(model: HubModel, endpoint: str | None = None) -> Iterator[Fetched]:
     """Fetch a model into `model.folder`; yield, now and then, how much has arrived.
 
     `endpoint` is the hub's address, where it is not Hugging Face's. Raises ValueError, in one
-    sentence, if that fails; what arrived stays for the next time.
+    sentence, if that fails, or another program is at it.
     """
-    from huggingface_hub import HfApi, snapshot_download  # only here: it takes a second to import
+    from filelock import FileLock, Timeout  # only here: with the hub, a second to import
 
-    if model.is_here:
-        return
-    arrived = model.folder.with_name(f".{model.name}.partial")
+    models = model.folder.parent
     try:
-        arrived.mkdir(parents=True, exist_ok=True)
-        about = HfApi(endpoint).model_info(model.repository, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in about.siblings or []}
-        files = wanted_files(sizes)
-        total = sum(files.values())
-        arriving = _begun(
-            partial(
-                snapshot_download,
-                model.repository,
-                revision=about.sha,
-                local_dir=arrived,
-                allow_patterns=list(files),
-                endpoint=endpoint,
-            )
-        )
-        while not arriving.done():
-            yield Fetched(min(_bytes_in(arrived), total), total)
-            wait([arriving], _LOOK_AGAIN_S)
-        arriving.result()
-        yield Fetched(total, total)
-        _settle(model, arrived)
+        models.mkdir(parents=True, exist_ok=True)
+        with FileLock(models / f".{model.name}.lock", timeout=0):
+            if not model.is_here:
+                yield from _fetch(model, models / f".{model.name}.partial", endpoint)
+    except Timeout as error:
+        raise ValueError(f"{model.name} is being fetched by another program") from error
     except Exception as error:  # a network, a hub and a disk fail in every way there is
         raise ValueError(f"{model.name} could not be fetched: {in_short(error)}") from error
+
+
+def _fetch(model: HubModel, arrived: Path, endpoint: str | None) -> Iterator[Fetched]:
+    from huggingface_hub import HfApi, snapshot_download
+    from tqdm import tqdm
+
+    class Silent(tqdm):
+        """A progress bar that nobody sees."""
+
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **options | {"disable": True})
+
+    for stale in (*arrived.rglob("*.incomplete"), *arrived.parent.glob(f"{_scratch(model)}*")):
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    about = HfApi(endpoint, token=False).model_info(model.repository, files_metadata=True)
+    files = wanted_files({file.rfilename: file.size or 0 for file in about.siblings or []})
+    total = sum(files.values())
+    arriving = _begun(
+        partial(
+            snapshot_download,
+            model.repository,
+            revision=about.sha,
+            local_dir=arrived,
+            allow_patterns=list(files),
+            endpoint=endpoint,
+            token=False,
+            tqdm_class=Silent,
+        )
+    )
+    while not arriving.done():
+        yield Fetched(min(_bytes_in(arrived), total), total)
+        wait([arriving], _LOOK_AGAIN_S)
+    arriving.result()
+    yield Fetched(total, total)
+    _settle(model, arrived)
 
 
 def _begun(work: Callable[[], object]) -> Future:
@@ -117,8 +147,16 @@ def _settle(model: HubModel, arrived: Path) -> None:
         "default_plan": model.default_plan,
         "default_guidance_scale": model.default_guidance_scale,
     }
-    convert_text_to_image(arrived, model.folder, settings)
+    with tempfile.TemporaryDirectory(dir=arrived.parent, prefix=_scratch(model)) as scratch:
+        converted = Path(scratch) / model.name
+        convert_text_to_image(arrived, converted, settings)
+        converted.rename(model.folder)
     shutil.rmtree(arrived)
+
+
+def _scratch(model: HubModel) -> str:
+    """Return how the folders begin that a fetch which was killed may leave."""
+    return f".{model.name}.scratch"
 
 
 def _bytes_in(folder: Path) -> int:

@@ -151,11 +151,11 @@ def learning_rate_factor(step: int, progress: float, settings: Hyperparameters) 
 
 
 class KernelMuon(torch.optim.Muon):
-    """Muon on the kernels (O, I, h, w) of convolutions, each taken as its matrix (O, I h w)."""
+    """Muon on the kernels (O, I, h, w) of convolutions, each as its matrix (O, I h w)."""
 
     def __init__(self, kernels: Sequence[nn.Parameter], **options: Any):
         self.kernels = kernels
-        # On the same storage: to step the matrices is to step the kernels.
+        # On the same storage (contiguous, or view raises): to step these is to step the kernels.
         self.matrices = [nn.Parameter(kernel.detach().view(len(kernel), -1)) for kernel in kernels]
         super().__init__(self.matrices, **options)
 
@@ -181,7 +181,8 @@ def build_optimizers(model: nn.Module, settings: Hyperparameters) -> list[torch.
     the convolutions of the blocks too.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    inside = [p for name, p in parameters.items() if "blocks." in name or "layers." in name]
+    repeated = ("blocks.", "mid_block.", "layers.")
+    inside = [p for name, p in parameters.items() if any(part in name for part in repeated)]
     matrices = [p for p in inside if p.ndim == 2]
     kernels = [p for p in inside if p.ndim == 4] if settings.muon_kernels else []
     chosen = {id(p) for p in (*matrices, *kernels)}

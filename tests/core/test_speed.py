@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from flowturbo_core.compile import can_compile
-from flowturbo_core.evaluation import speed
+from flowturbo_core.evaluation import sizes, speed
 from flowturbo_core.evaluation.sizes import SD_REFINER, SD_UNET, random_pipeline
 from flowturbo_core.evaluation.speed import bench
 from flowturbo_core.pipelines import base
@@ -65,6 +65,21 @@ def test_the_unets_of_stable_diffusions_size_have_it(config, millions):
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
     assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_a_model_of_texts_can_be_timed_without_weights(monkeypatch):
+    small = {"block_out_channels": (16, 16), "layers_per_block": 1, "norm_num_groups": 8}
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "sample_size": 8}
+    blocks |= {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "attention_head_dim": 2}
+    for name in ("SD_UNET", "SD_REFINER"):
+        config = getattr(sizes, name) | small | blocks | {"cross_attention_dim": 24}
+        monkeypatch.setattr(sizes, name, config)
+    monkeypatch.setitem(sizes._CLIP, "hidden_size", 24)
+    vae = sizes._RELEASED_VAE | small | {"block_out_channels": (8,) * 4}
+    monkeypatch.setattr(sizes, "_RELEASED_VAE", vae)
+    pipeline = random_pipeline("sd-1-5", torch.device("cpu"), torch.float32)
+    rows = bench(pipeline, ["H1", "H1P1R1"], 1, 1)["rows"]
+    assert [row["refiner_ms_per_image"] > 0 for row in rows] == [False, True]
 
 
 def test_where_there_is_no_compiler_eager_is_timed_and_it_is_said(pipeline, monkeypatch):

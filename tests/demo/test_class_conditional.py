@@ -43,7 +43,7 @@ class FakeService:
     default_settings = SETTINGS
     note = ""
     THING, TASK = "class", "classes"
-    front_plans, budget = (), None
+    front_plans, budget, download = (), None, None
     describe_plan = staticmethod(ClassService.describe_plan)
     read_plan = ClassService.read_plan
     compare_plans = within = None
@@ -51,9 +51,6 @@ class FakeService:
 
     def __init__(self, *events):
         self.events, self.asked, self.closed = events, None, False
-
-    def until_loaded(self):
-        return iter(())
 
     def health(self):
         return {"status": "ready", "model": self.name, "device": "paper", "dtype": "ink"}

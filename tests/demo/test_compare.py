@@ -229,12 +229,13 @@ def test_without_a_refiner_step_the_chart_goes_by_what_the_model_took_at_first()
     # What a refiner evaluation took when the model was loaded, by how much faster or slower
     # the predictor is now.
     warm = replace(plain, warm=Rates(2.0, 0.5, 1.0))
-    rates = warm.rates()
-    assert rates.refiner_ms == rates.predictor_ms / 4
+    rates = warm.rates_of_all()
+    assert rates.refiner_ms == rates.predictor_ms / 4 and warm.rates().refiner_ms is None
     own, heun = comparison.points(warm, front)
     assert own.ms_per_image == 6 * rates.predictor_ms + 2 * rates.refiner_ms + 5
-    assert "left out" not in comparison.chart_note(warm, front, "m")
-    assert replace(DONE, warm=warm.warm).rates() == DONE.rates()  # those of these runs come first
+    note = comparison.chart_note(warm, front, "m")
+    assert "left out" not in note and "its share when the model was loaded" in note
+    assert replace(DONE, warm=warm.warm).rates_of_all() == DONE.rates()  # these runs' come first
 
 
 def test_without_a_front_the_note_says_how_to_make_one():

@@ -255,8 +255,12 @@ def test_memory_that_runs_out_is_a_sentence_and_the_thread_goes_on(scripted, scr
             torch.empty(10**15, dtype=torch.uint8)  # more than a process can address
 
     scripted.run = greedy
-    with pytest.raises(ValueError, match="1 images at once do not fit into the memory of cpu: ask"):
-        list(ask(scripted_service, class_names=["cat"]))
+    for names, sentence in (
+        (["cat"], "this image does not fit into the memory of cpu: ask for a smaller one"),
+        (["cat", "dog"], "2 images at once do not fit into the memory of cpu: ask for fewer, or"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            list(ask(scripted_service, class_names=names))
     scripted.run = run
     assert isinstance(list(ask(scripted_service))[-1], Done)
 
@@ -378,7 +382,6 @@ def test_what_cannot_be_loaded_is_told_to_whoever_waits(postcards_folder, option
             waiting()
     health = service.health()
     assert health["status"] == "failed" and sentence in health["error"]
-    assert list(service.until_loaded()) == []
 
 
 def test_a_model_that_is_not_there_is_refused_at_once():
@@ -394,11 +397,11 @@ def test_a_request_waits_for_the_model(scripted):
         return Engine(scripted, "scripted")
 
     service = ClassService(MODEL, load)
-    assert next(service.until_loaded()) is None
+    assert next(ask(service)) is None and service.engine is None
     assert service.health() == {"status": "loading", "model": "scripted"}
     threading.Timer(0.2, may_load.set).start()
     assert isinstance(list(ask(service))[-1], Done)
-    assert list(service.until_loaded()) == []
+    assert service.engine is service.wait()
     assert service.health() == {
         "status": "ready", "model": "scripted", "device": "cpu", "dtype": "float32",
     }  # fmt: skip

@@ -1,6 +1,8 @@
 """The tab of texts, its service, its endpoints: real pictures, refusals, settings that return."""
 
+import random
 import re
+from contextlib import closing
 
 import pytest
 from gradio_client import Client
@@ -8,7 +10,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import expect
 
-from demo.events import Comparison, Done, Kept, Preview, Stopped
+from demo.events import Comparison, Done, Preview, Stopped
 from flowturbo_core.metadata import TextSettings
 from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
 
@@ -67,8 +69,10 @@ def test_an_example_is_kept_for_whoever_asks_the_very_same(text_service, monkeyp
     show = text_service.show_example
     *previews, done = show(**asked)
     assert isinstance(done, Done) and len(previews) == 3
-    (kept,) = show(**asked, visitor="somebody else", ticket=3)
-    assert kept == Kept(tuple(previews), done)
+    with closing(show(**asked, visitor="somebody else", ticket=3)) as events:
+        (kept,) = events
+    assert kept.done is done and len(kept.previews) == 3
+    assert {picture.size for its in kept.previews for picture in its.pictures} == {(72, 72)}
     *_, other = show(**asked | {"seed": 6})
     assert isinstance(other, Done)
     text_service.stop("one", 4)
@@ -76,6 +80,10 @@ def test_an_example_is_kept_for_whoever_asks_the_very_same(text_service, monkeyp
     *_, third = show(**asked | {"seed": 7})
     *_, again = show(**asked)  # the oldest made room
     assert isinstance(third, Done) and isinstance(again, Done)
+    monkeypatch.setattr("demo.text_service._MAX_KEPT_PIXELS", 1)
+    for _ in range(2):
+        *_, large = show(**asked | {"seed": 8})
+        assert isinstance(large, Done)
     *_, anew = ask(text_service)
     assert isinstance(anew, Done) and anew is not again
 
@@ -192,7 +200,7 @@ def test_while_live_what_is_typed_is_sampled_and_the_last_counts(texts):
 
 def test_an_example_is_made_once_and_then_comes_back_at_once(texts):
     texts.slide(heun=1, pseudo=1, refiner=0, images=1)
-    texts.seed.fill("77")
+    texts.seed.fill(str(random.randrange(10**9)))  # what another visit made is kept, too
     example = texts.page.locator(".examples").get_by_text("white lighthouse, rain")
     example.click()
     expect(texts.prompt).to_have_value("white lighthouse, rain")
@@ -204,6 +212,7 @@ def test_an_example_is_made_once_and_then_comes_back_at_once(texts):
     expect(texts.readout).to_contain_text("made earlier", timeout=PATIENCE_MS)
     expect(texts.prompt).to_have_value("white lighthouse, rain")
     expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
+    expect(texts.page.get_by_test_id("toast-body")).to_have_count(0)
     texts.run()
     expect(texts.readout).not_to_contain_text("made earlier")
 
@@ -226,6 +235,16 @@ def test_an_address_of_a_text_opens_its_tab_and_samples(browser, texts_address):
     readout = page.get_by_role("tabpanel").filter(has=page.locator(".prompt")).locator(".card")
     expect(readout).to_have_text(re.compile("H1P1R1 · "), timeout=PATIENCE_MS)
     expect(page.get_by_role("tab", name="Text to image")).to_have_attribute("aria-selected", "true")
+    page.close()
+
+
+def test_an_address_of_a_models_name_alone_is_no_mistake(browser, texts_address):
+    page = browser.new_page()
+    page.goto(f"{texts_address}?model=tiny-texts")
+    tab = page.get_by_role("tab", name="Text to image")
+    expect(tab).to_have_attribute("aria-selected", "true", timeout=PATIENCE_MS)
+    expect(page.locator(".status p")).to_have_count(2)
+    assert page.get_by_test_id("toast-body").count() == 0
     page.close()
 
 

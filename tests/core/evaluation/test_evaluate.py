@@ -10,17 +10,25 @@ import numpy as np
 import pytest
 import torch
 
+from flowturbo_core.data.postcard_captions import prompt
 from flowturbo_core.data.postcards import sample_scene
 from flowturbo_core.data.scenes import Scenes
 from flowturbo_core.evaluation import evaluate as module
 from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of, weights_of
 from flowturbo_core.evaluation.parts import Parts
 from flowturbo_core.evaluation.solver_error import ends, solve
-from flowturbo_core.models.autoencoder import decode_latents, reconstruct
-from flowturbo_core.models.evaluator import PostcardsEvaluator
+from flowturbo_core.models.autoencoder import (
+    PixelUnshuffleAutoencoderKL,
+    autoencoder_hash,
+    decode_latents,
+    reconstruct,
+)
+from flowturbo_core.models.catalog import model_folder
+from flowturbo_core.models.evaluator import ATTRIBUTES, PostcardsEvaluator
+from flowturbo_core.models.storage import load_model
 from flowturbo_core.plan import SamplePlan
 from tests.conftest import randomize, tiny_pipeline
-from tests.demo.conftest import free_port, make_pipeline
+from tests.demo.conftest import free_port, make_pipeline, make_text_pipeline
 
 SETTINGS = Settings(
     "tiny", "weights", ("H2", "H1P1R1"), 6, ("frechet", "accuracy"), 1.5, 3, 4, "cpu", "float32"
@@ -83,23 +91,30 @@ def test_one_plan_among_others_is_judged_as_alone(postcards, evaluator, tmp_path
     assert together["frechet_distance"] == pytest.approx(alone["frechet_distance"], rel=1e-5)
 
 
-def test_a_run_that_was_killed_goes_on(postcards, evaluator, tmp_path, monkeypatch):
-    whole = run(postcards, evaluator, tmp_path / "whole")
+@pytest.mark.parametrize("lifetime", [1, 2, 3, 5])
+def test_a_run_that_was_killed_goes_on(postcards, evaluator, tmp_path, monkeypatch, lifetime):
+    monkeypatch.setattr(module, "solve", lambda *asked: torch.zeros(64, 8, 16, 16))
+    monkeypatch.setattr(module, "ends", lambda p, plan, *asked: torch.full((64, 8, 16, 16), 1e-2))
+    asked = {"metrics": ("frechet", "accuracy", "solver")}
     save, saved = Parts.save, []
+    monkeypatch.setattr(Parts, "save", lambda p, n, arrays: saved.append(n) or save(p, n, arrays))
+    whole, everything = run(postcards, evaluator, tmp_path / "whole", **asked), [*saved]
+    assert everything[:2] == [0, 1] and len(everything) == 6  # scenes, the reference, two plans
 
     def killed(parts, number, arrays):
-        if saved:
+        if len(saved) == lifetime:
             raise KeyboardInterrupt
-        save(parts, number, arrays)
         saved.append(number)
+        save(parts, number, arrays)
 
+    saved.clear()
     parts = tmp_path / "parts"
     monkeypatch.setattr(Parts, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(postcards, evaluator, parts)
+        run(postcards, evaluator, parts, **asked)
     monkeypatch.setattr(Parts, "save", lambda p, n, arrays: saved.append(n) or save(p, n, arrays))
-    assert comparable(run(postcards, evaluator, parts)) == comparable(whole)
-    assert saved == [0, 1]  # the first was not done again
+    assert comparable(run(postcards, evaluator, parts, **asked)) == comparable(whole)
+    assert saved == everything  # nothing was done again
 
 
 def test_a_part_that_was_damaged_is_done_again(postcards, evaluator, tmp_path):
@@ -108,6 +123,39 @@ def test_a_part_that_was_damaged_is_done_again(postcards, evaluator, tmp_path):
         part = tmp_path / "parts" / "000001.npz"
         part.write_bytes(damage(part.read_bytes()))
         assert comparable(run(postcards, evaluator, tmp_path / "parts")) == comparable(whole)
+
+
+def test_texts_are_judged_by_what_they_name(evaluator, tmp_path):
+    texts = make_text_pipeline()
+    content = run(texts, evaluator, tmp_path / "parts", plans=("H2",), num_samples=24)
+    (row,) = content["rows"]
+    scenes = [sample_scene(module._CLASS_SEED + k, "train") for k in range(24)]
+    made = [prompt(scene, scene.seed) for scene in scenes]
+    told = []
+    for start in range(0, 24, 4):  # the batches of the run, so that rounding is the same
+        asked = [its.text for its in made[start : start + 4]]
+        seen = texts(asked, plan="H2", guidance_scale=1.5, seed=3 + start, output_type="pt").images
+        logits = evaluator.logits(evaluator(2 * seen.float() - 1))
+        told += [
+            {name: names[int(logits[name][k].argmax())] for name, names in ATTRIBUTES.items()}
+            for k in range(4)
+        ]
+    for name in ATTRIBUTES:
+        right = [
+            its[name] == getattr(scene, name)
+            for its, scene, said in zip(told, scenes, made, strict=True)
+            if name in said.named and getattr(scene, name) is not None
+        ]
+        assert row[f"{name}_accuracy"] == pytest.approx(sum(right) / len(right))
+    assert "class_accuracy" not in row and row["frechet_distance"] > 0
+
+
+def test_what_draws_on_the_bundled_autoencoder_can_be_judged():
+    texts = make_text_pipeline()
+    assert evaluator_of(texts) is None  # of another autoencoder
+    shared = load_model(PixelUnshuffleAutoencoderKL, model_folder("postcards-autoencoder"))
+    texts.unet.register_to_config(autoencoder_hash=autoencoder_hash(shared))
+    assert isinstance(evaluator_of(texts), PostcardsEvaluator)
 
 
 def test_parts_of_another_run_are_refused(postcards, evaluator, tmp_path):

@@ -68,9 +68,10 @@ def test_a_front_has_only_plans_that_nothing_cheaper_beats():
         assert (plan in kept) != beaten
 
 
-def test_of_plans_nearly_alike_the_cheapest_is_worth_it():
-    errors = {SamplePlan("H" + "P" * n): e for n, e in enumerate((3.0, 2.99, 2.9, 2.88))}
-    assert [str(plan) for plan in front(errors, RATES.ms_of, 0.99)] == ["H1", "H1P2"]
+def test_of_plans_nearly_alike_the_cheapest_is_offered():
+    plans = [SamplePlan("H" + "P" * n) for n in range(5)]
+    errors = dict(zip(plans, (3.0, 2.98, 2.96, 2.94, 2.93), strict=True))
+    assert tuner.offered(plans, errors) == [plans[0], plans[2], plans[4]]  # each 1% below the last
 
 
 def test_a_budget_below_the_cheapest_plan_is_refused():
@@ -124,18 +125,26 @@ def test_errors_are_of_the_weights_as_they_are_stored(command_line, pipeline_fol
     assert formats == {(16, torch.bfloat16, True), (64, torch.float32, False)}
 
 
-def row(plan, ms, error, interval=None):
-    found = {"plan": plan, "ms_per_image": ms, "solver_error": error}
-    return found if interval is None else found | {"frechet_distance_interval": interval}
+def row(plan, ms, error):
+    return {"plan": plan, "ms_per_image": ms, "solver_error": error}
+
+
+def pair(plan, other, interval):
+    return {"plan": plan, "other": other, "frechet_distance_difference_interval": interval}
 
 
 def test_a_front_is_what_remains_once_its_plans_were_run():
     as_found = [row("H1P1", 30, 0.5), row("H1P2", 41, 0.4), row("H2P1", 40, 0.3)]
-    kept = [its["plan"] for its in tuner.confirmed(as_found)]
+    kept = [its["plan"] for its in tuner.confirmed(as_found, [])]
     assert kept == ["H1P1", "H2P1"]  # H1P2 takes longer than what has less error
-    judged = [row("E1", 10, 0.9, (2.0, 3.0)), row("E2", 20, 0.8, (3.1, 4.0)),
-              row("E3", 30, 0.7, (2.9, 3.5)), row("E4", 40, 0.6, (0.1, 0.2))]  # fmt: skip
-    assert [its["plan"] for its in tuner.confirmed(judged)] == ["E1", "E3", "E4"]
+    rows = [row("E1", 10, 0.9), row("E2", 20, 0.8), row("E3", 30, 0.7), row("E4", 40, 0.6)]
+    pairs = [
+        pair("E2", "E1", (0.1, 0.4)),  # certainly worse
+        pair("E3", "E1", (-0.2, 0.3)),
+        pair("E4", "E2", (0.1, 0.3)),  # than one that is not on the front
+        pair("E1", "E3", (0.1, 0.3)),  # which takes longer
+    ]
+    assert [its["plan"] for its in tuner.confirmed(rows, pairs)] == ["E1", "E3", "E4"]
 
 
 @pytest.mark.parametrize(

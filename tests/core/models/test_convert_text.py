@@ -45,7 +45,7 @@ def test_the_command_writes_a_model_that_makes_the_same_pictures(command_line, p
 def test_its_settings_go_into_the_index(pickled, tmp_path):
     convert_text_to_image(pickled, tmp_path / "safe", {"default_plan": "E1"})
     index = json.loads((tmp_path / "safe" / "model_index.json").read_text())
-    assert index["default_plan"] == "E1" and index["_class_name"] == "RectifiedFlowPipeline"
+    assert index["default_plan"] == "E1" and index["_class_name"] == "StableDiffusionPipeline"
 
 
 class Malicious:

@@ -1,5 +1,6 @@
 """Fetching from a hub: whole, broken off, refused; and what becomes of what arrived."""
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,18 @@ from tests.core.pipelines.tiny_text import tiny_text_pipeline
 from tests.local_hub import MODEL, publish, serving
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
+@pytest.fixture(scope="module", params=["pickled", "safetensors"])
+def published(request, tmp_path_factory):
     """Return a folder as a hub would serve it."""
-    return publish(tmp_path_factory.mktemp("hub") / "published")
+    return publish(tmp_path_factory.mktemp("hub") / "published", request.param == "pickled")
+
+
+def weights(part):
+    """Return the file of a part's weights, in a folder of either form."""
+    (file,) = (
+        f for f in part.iterdir() if f.suffix in (".bin", ".safetensors") and "fp16" not in f.name
+    )
+    return file
 
 
 @pytest.fixture
@@ -50,12 +59,13 @@ def test_a_model_is_fetched_turned_into_safetensors_and_found_by_name(served, pu
         and file.name != "README.md"
     )
     assert progress[-1] == hub.Fetched(total, total)
-    assert all(0 <= its.done <= total for its in progress)
+    assert all(before.done <= its.done for before, its in itertools.pairwise(progress))
     sent = {name for name, _ in served.asked}
     assert not [name for name in sent if "fp16" in name or "safety" in name or "README" in name]
     assert MODEL.is_here and model_folder(MODEL.name) == MODEL.folder
     assert not list(MODEL.folder.rglob("*.bin"))
-    assert [file.name for file in MODEL.folder.parent.iterdir()] == [MODEL.name]
+    left = {file.name for file in MODEL.folder.parent.iterdir()}
+    assert left == {MODEL.name, f".{MODEL.name}.lock"}
     description = ModelDescription.read(MODEL.name)
     assert description.task == TEXTS and description.default_plan == MODEL.default_plan
     pipeline = TextToImagePipeline.from_pretrained(MODEL.name)
@@ -72,17 +82,33 @@ def test_what_is_here_is_not_fetched_again(served):
     assert list(fetch(MODEL, served.endpoint)) == []
 
 
-def test_a_fetch_that_broke_off_keeps_what_arrived(served):
-    served.broken = {"unet/diffusion_pytorch_model.bin"}
+def test_of_a_fetch_that_broke_off_whole_files_are_kept_and_halves_removed(served):
+    unet = str(weights(served.folder / "unet").relative_to(served.folder))
+    served.broken = {unet}
     with pytest.raises(ValueError, match=f"^{MODEL.name} could not be fetched: [^\n]+$"):
         list(fetch(MODEL, served.endpoint))
     assert not MODEL.is_here
     whole = {name for name, start in served.asked} - served.broken
     assert whole
+    arrived = MODEL.folder.parent / f".{MODEL.name}.partial" / ".cache" / "huggingface" / "download"
+    with (arrived / "killed.incomplete").open(
+        "wb"
+    ) as stream:  # as a process that was killed leaves
+        stream.truncate(10**9)
     served.broken, served.asked = set(), []
-    list(fetch(MODEL, served.endpoint))
+    first, *_ = list(fetch(MODEL, served.endpoint))
+    assert first.done < first.total
     assert MODEL.is_here
     assert {name for name, _ in served.asked}.isdisjoint(whole)
+
+
+def test_two_programs_do_not_fetch_one_model(served):
+    first = fetch(MODEL, served.endpoint)
+    next(first)
+    with pytest.raises(ValueError, match="2-rectified-flow is being fetched by another program"):
+        list(fetch(MODEL, served.endpoint))
+    list(first)
+    assert MODEL.is_here
 
 
 def test_an_unknown_repository_and_a_silent_hub_are_one_sentence(served):
@@ -95,8 +121,8 @@ def test_an_unknown_repository_and_a_silent_hub_are_one_sentence(served):
 
 
 def test_damaged_weights_leave_no_model(served):
-    (served.folder / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"no pickle")
-    with pytest.raises(ValueError, match=r"could not be fetched: .*diffusion_pytorch_model\.bin"):
+    weights(served.folder / "vae").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"could not be fetched: .*diffusion_pytorch_model\."):
         list(fetch(MODEL, served.endpoint))
     assert not MODEL.is_here
 
@@ -112,9 +138,9 @@ def test_safetensors_are_preferred_and_variants_left():
         "unet/diffusion_pytorch_model.non_ema.bin": 8,
         "vae/config.json": 2,
         "vae/diffusion_pytorch_model.bin": 3,
+        "unet/diffusion_pytorch_model-00001-of-00002.safetensors": 8,
+        "text_encoder/model.safetensors": 3,
         "text_encoder/model-00001-of-00002.safetensors": 3,
-        "text_encoder/model-00002-of-00002.safetensors": 3,
-        "text_encoder/model.safetensors.index.json": 1,
         "text_encoder/deep/model.safetensors": 1,
         "tokenizer/merges.txt": 1,
         "safety_checker/model.safetensors": 9,
@@ -124,10 +150,14 @@ def test_safetensors_are_preferred_and_variants_left():
         "unet/diffusion_pytorch_model.bin",
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "unet/diffusion_pytorch_model.non_ema.bin",
+        "text_encoder/model-00001-of-00002.safetensors",
         "text_encoder/deep/model.safetensors",
         "safety_checker/model.safetensors",
     }
     assert wanted_files(sizes).keys() == sizes.keys() - left
+    del sizes["vae/diffusion_pytorch_model.bin"]
+    with pytest.raises(ValueError, match="it has no weights of the vae"):
+        wanted_files(sizes)
 
 
 def test_every_model_of_a_hub_has_a_name_of_its_own_and_says_what_it_is():

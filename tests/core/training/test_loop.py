@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch.utils.data import TensorDataset
 
@@ -27,6 +28,7 @@ from flowturbo_core.training.loop import (
     learning_rate_factor,
     step_generator,
 )
+from flowturbo_core.training.recipes import get_recipe
 from tests.core.training.tiny import SETTINGS, flow_objective, train
 
 ROOT = Path(__file__).parents[3]
@@ -404,6 +406,18 @@ def test_the_matrices_of_the_blocks_go_to_muon_and_all_the_rest_to_adamw():
 def test_a_model_of_convolutions_is_trained_by_adamw_alone():
     (adamw,) = build_optimizers(torch.nn.Conv2d(3, 3, 1), SETTINGS)
     assert isinstance(adamw, torch.optim.AdamW)
+
+
+def test_muon_has_all_kernels_and_matrices_inside_the_bundled_unet():
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**get_recipe("postcards").unet)
+    adamw, *muons = build_optimizers(unet, replace(SETTINGS, muon_kernels=True))
+    rest = {id(p) for p in adamw.param_groups[0]["params"]}
+    ends = ("conv_in", "conv_out", "time_embedding", "add_embedding")
+    for name, parameter in unet.named_parameters():
+        assert (id(parameter) in rest) == (parameter.ndim == 1 or name.startswith(ends)), name
+    stepped = [len(muons[0].param_groups[0]["params"]), len(muons[1].kernels)]
+    assert len(rest) + sum(stepped) == len(list(unet.parameters()))
 
 
 def test_a_kernel_is_stepped_as_its_matrix_is():
