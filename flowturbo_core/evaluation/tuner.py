@@ -36,6 +36,7 @@ _START: tuple[Counts, ...] = ((1, 0, 0), (1, 2, 0), (1, 2, 2), (1, 5, 3), (2, 4,
 _SLACK = 1.05
 _WORTH = 0.99  # of the error before it: what a plan must leave at most to be offered, too
 _SEARCH_NOISES = 16
+_NEAR = 1.02  # how nearly as good, by those few noises, is worth measuring over all of them
 _MOST_REFINING = 8  # blocks in a row, as the page offers; the paper's best plans have up to five
 
 
@@ -240,7 +241,7 @@ def measure_errors(
     compared = (p for p in known if pipeline.refiner is not None or not p.refiner_evaluations)
     return {
         plan: error(exact, plan, NUM_NOISES)
-        for plan in dict.fromkeys([*front(tried, rates.ms_of, _SLACK), *compared])
+        for plan in dict.fromkeys([*front(tried, rates.ms_of, _NEAR), *compared])
     }
 
 
