@@ -117,8 +117,11 @@ def _fetch(model: HubModel, arrived: Path, endpoint: str | None) -> Iterator[Fet
             tqdm_class=Silent,
         )
     )
+    done = 0
     while not arriving.done():
-        yield Fetched(min(_bytes_in(arrived), total), total)
+        # Never less than before: a file is seen under neither name while it takes its own.
+        done = max(done, min(_bytes_in(arrived), total))
+        yield Fetched(done, total)
         wait([arriving], _LOOK_AGAIN_S)
     arriving.result()
     yield Fetched(total, total)
