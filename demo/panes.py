@@ -21,7 +21,7 @@ def build(
     """
     names = [service.name for service in services]
     menu = gr.Radio(
-        names, value=names[0], label="Model", visible=len(names) > 1, elem_classes="preset models"
+        names, value=names[0], label="Model", visible=len(names) > 1, elem_classes="models"
     )
     panes = []
     for service in services:
