@@ -103,31 +103,21 @@ class TextService(Service):
         randomise: object,
         visitor: str | None = None,
         ticket: int = 0,
-    ) -> Iterator[Preview | Done | Stopped | None]:
-        """Generate images of a text, from unchecked values: see `_generate`."""
+        is_example: bool = False,
+    ) -> Iterator[Preview | Done | Kept | Stopped | None]:
+        """Generate images of a text, from unchecked values: see `_generate`.
+
+        Of an example, those that anybody had made so before come back at once.
+        """
         wish = Wish(prompt, negative_prompt, height, width)
         plan, seed = plan_of(heun, pseudo, refiner), drawn_seed(seed, randomise)
         request = self._asked(wish, plan, guidance_scale, num_images, seed)
-        return self._generate(request, visitor, ticket)
+        answer = self._example if is_example else self._generate
+        return answer(request, visitor, ticket)
 
-    def show_example(
-        self,
-        prompt: object,
-        negative_prompt: object,
-        heun: object,
-        pseudo: object,
-        refiner: object,
-        guidance_scale: object,
-        height: object,
-        width: object,
-        num_images: object,
-        seed: object,
-        visitor: str | None = None,
-        ticket: int = 0,
+    def _example(
+        self, request: Request, visitor: str | None, ticket: int
     ) -> Iterator[Preview | Done | Kept | Stopped | None]:
-        """Generate images of a text, or yield those that anybody had made so before."""
-        wish, plan = Wish(prompt, negative_prompt, height, width), plan_of(heun, pseudo, refiner)
-        request = self._asked(wish, plan, guidance_scale, num_images, seed)
         kept = self._kept.get(request)
         if kept is None:
             return self._keep(request, self._generate(request, visitor, ticket))

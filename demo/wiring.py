@@ -188,11 +188,13 @@ def connect(
     pressed, and what is asked for them, with the seed that is there.
     """
     *_, seed, _ = inputs
-    generate = partial(shown, service, ask)
 
-    def again(*values: object) -> Iterator[tuple]:
-        *asked, _, visitor, ticket = values
-        return generate(*asked, False, visitor, ticket)
+    def with_the_seed(ask: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[tuple]]:
+        def again(*values: object) -> Iterator[tuple]:
+            *asked, _, visitor, ticket = values
+            return shown(service, ask, *asked, False, visitor, ticket)
+
+        return again
 
     # What a person chose, only, so that sliders and presets do not chase each other.
     chosen = plan.preset.input(service.step_counts, plan.preset, plan.sliders, **HELPER)
@@ -202,15 +204,10 @@ def connect(
     gr.on([slider.release for slider in plan.sliders], **let_go)
     chosen.then(**let_go)
     afforded.then(**let_go)
-    ways = [(buttons.presses, generate), (plan.moves, again)]
+    ways = [(buttons.presses, partial(shown, service, ask)), (plan.moves, with_the_seed(ask))]
     if examples is not None:
-        pressed, show = examples
-
-        def example(*values: object) -> Iterator[tuple]:
-            *asked, _, visitor, ticket = values
-            return shown(service, show, *asked, visitor, ticket)
-
-        ways.append((pressed, example))
+        pressed, ask_for_example = examples
+        ways.append((pressed, with_the_seed(ask_for_example)))
     connect_runs(
         service,
         task,

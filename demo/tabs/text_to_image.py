@@ -67,7 +67,7 @@ def _build_pane(service: TextService, page: gr.Blocks, siblings: Sequence[TextSe
         return *asked, request.height, request.width, request.num_images, request.seed, False
 
     ask = service.generate_text_to_image
-    task, examples = f"text-to-image {service.name}", (texts.pressed, service.show_example)
+    task, examples = f"text-to-image {service.name}", (texts.pressed, partial(ask, is_example=True))
     wiring.connect(service, task, ask, inputs, plan, buttons, results, examples)
     typed = {"js": _TYPED, "trigger_mode": "multiple", **controls.HELPER}
     texts.prompt.input(None, [plan.live, plan.moves, texts.prompt], plan.moves, **typed)

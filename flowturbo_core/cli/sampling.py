@@ -21,6 +21,7 @@ from flowturbo_core.cli.shared import (
     split,
 )
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
+from flowturbo_core.evaluation.fidelity import lines_of
 from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.metadata import Settings, TextSettings, safe_name
 from flowturbo_core.models.catalog import (
@@ -30,7 +31,6 @@ from flowturbo_core.models.catalog import (
     TEXTS,
     ModelDescription,
     bundled_models,
-    in_short,
     read_json,
 )
 from flowturbo_core.models.hub import fetch, hub_model
@@ -209,11 +209,7 @@ def captions_in(file: Path) -> dict[str, str]:
     if file.suffix.lower() == ".json":
         captions = read_json(file)
     else:
-        try:
-            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        except (OSError, UnicodeError) as error:
-            raise ValueError(f"{file} cannot be read as text: {in_short(error)}") from error
-        captions = {f"{k:06d}.png": line for k, line in enumerate(lines)}
+        captions = {f"{k:06d}.png": line for k, line in enumerate(lines_of(file))}
     for name, text in captions.items():
         if Path(name).name != name or Path(name).suffix != ".png":
             raise ValueError(f"{file}: {brief(name)} must be the name of a .png file")

@@ -126,7 +126,7 @@ def convert_text(
     folder: Annotated[Path, typer.Option(help="Folder of Stable Diffusion's layout.")],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:
-    """Turn a text-to-image folder of pickled weights, as InstaFlow's, into safetensors."""
+    """Turn a text-to-image folder of pickled weights into safetensors."""
     convert_text_to_image(folder, output)
     print(f"wrote {output}")
 

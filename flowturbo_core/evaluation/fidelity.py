@@ -260,8 +260,7 @@ def read_captions(file: Path | None, pictures: Pictures) -> list[str]:
     if file.suffix.lower() == ".json":
         captions = _captions_by_name(file, pictures)
     else:
-        with _refusing(f"{file} cannot be read as text"):
-            captions = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        captions = lines_of(file)
         if len(captions) != pictures.count:
             raise ValueError(
                 f"{file} has {len(captions)} lines, and {pictures.source} {pictures.count} pictures"
@@ -270,6 +269,12 @@ def read_captions(file: Path | None, pictures: Pictures) -> list[str]:
         if not isinstance(caption, str) or not caption.strip():
             raise ValueError(f"{file}: caption {k + 1} must be a text, not {brief(caption)}")
     return captions
+
+
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a text file. Raises ValueError, naming it, if it cannot be read."""
+    with _refusing(f"{file} cannot be read as text"):
+        return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def _captions_by_name(file: Path, pictures: Pictures) -> list[Any]:

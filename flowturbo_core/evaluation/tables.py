@@ -82,56 +82,6 @@ def pairs_table(*contents: dict[str, Any]) -> str:
     )
 
 
-def text_table(*contents: dict[str, Any]) -> str:
-    """Return what `evaluate` measured of a model of texts: FlowTurbo's plans beside Heun's.
-
-    The first run has them in turn, Heun's first (FlowTurbo's table 1); the second, if there is
-    one, is of combinations that the model was not trained on.
-    """
-    content, *others = contents
-    rows, pairs = content["rows"], {(p["plan"], p["other"]): p for p in content["pairs"]}
-    partners = {row["plan"]: its["plan"] for its, row in zip(rows[::2], rows[1::2], strict=True)}
-
-    def beside(name: str, sign: str) -> Callable[[Row], str]:
-        return lambda row: (
-            _with_interval(pairs[row["plan"], partners[row["plan"]]], name, sign)
-            if row["plan"] in partners
-            else ""
-        )
-
-    def time(row: Row) -> str:
-        partner = partners.get(row["plan"])
-        return f"{pairs[row['plan'], partner]['time']:.2f} of {partner}" if partner else ""
-
-    columns: dict[str, Callable[[Row], str]] = {
-        "plan": lambda row: f"`{row['plan']}`",
-        "predictor + refiner evaluations": _evaluations,
-        "ms/img": lambda row: f"{row['ms_per_image']:.1f}",
-        "its time": time,
-        "Frechet distance": lambda row: _with_interval(row, "frechet_distance"),
-        "more than its partner's": beside("frechet_distance_difference", "+"),
-    }
-    for name in ("subject", "time", "colour", "position"):
-        columns[name] = lambda row, name=name: f"{100 * row[f'{name}_accuracy']:.1f}%"
-    note = (
-        f"\n{content['model']}, {content['num_samples']} fresh captions from the same noises, "
-        f"guidance {content['guidance_scale']:g}, {content['dtype']}, {content['machine']}, torch "
-        f"{content['versions']['torch']}; in brackets 95% bootstrap intervals. The attributes are "
-        "those that a caption names."
-    )
-    for other in others:
-        (row,) = other["rows"]
-        told = ", ".join(
-            f"{name} {100 * row[f'{name}_accuracy']:.1f}%"
-            for name in ("subject", "time", "colour", "position")
-        )
-        note += (
-            f" Of {other['num_samples']} captions of combinations that it was not trained on, by "
-            f"`{row['plan']}`: {told}."
-        )
-    return _table(columns, rows) + f"{note}\n"
-
-
 def _certain(pairs: Sequence[Row]) -> str:
     """Return which of the differences have an interval that leaves out zero."""
     said = []
@@ -166,48 +116,15 @@ def speed_table(content: dict[str, Any]) -> str:
     )
 
 
-def refiners_table(content: dict[str, Any]) -> str:
-    """Return what `compare-refiners` measured, a line a refiner, a column a plan."""
-    plans = list(dict.fromkeys(row["plan"] for row in content["rows"]))
-    by_refiner: dict[str, dict[str, Row]] = {}
-    for row in content["rows"]:
-        by_refiner.setdefault(_refiner(row), {})[row["plan"]] = row
-    columns: dict[str, Callable[[Row], str]] = {"refiner": lambda line: line["name"]}
-    for plan in plans:
-        columns[f"`{plan}`"] = lambda line, plan=plan: _error(line[plan])
-    lines = [{"name": name} | rows for name, rows in by_refiner.items()]
-    return _table(columns, lines) + (
-        f"\nSolver errors on 64 noises at guidance {content['guidance_scale']:g}, float32, and how "
-        "much more than none, which carries the velocity on as it is; in brackets 95% bootstrap "
-        f"intervals. {content['machine']}, torch {content['versions']['torch']}.\n"
-    )
-
-
-def _error(row: Row) -> str:
-    error = f"{row['solver_error']:.4f}"
-    if row["difference"] == 0:  # it is what the others are compared with
-        return error
-    return f"{error}, {_with_interval(row, 'difference', '+', 4)}"
-
-
-def _refiner(row: Row) -> str:
-    """Return what a refiner is called: its folder's name, whose training it is."""
-    if "variant" not in row:
-        return "none"
-    folder = Path(row["refiner"])
-    name = "bundled" if folder.name == "refiner" else folder.parent.name
-    return name if row["variant"] == "consistent" else f"{name}, {row['variant']}"
-
-
 def _evaluations(row: Row) -> str:
     counts = f"{row['predictor_evaluations']} + {row['refiner_evaluations']}"
     # A cache skips most of an evaluation, when it does.
     return f"up to {counts}" if row["plan"].startswith("fbc:") else counts
 
 
-def _with_interval(row: Row, name: str, sign: str = "", digits: int = 3) -> str:
+def _with_interval(row: Row, name: str, sign: str = "") -> str:
     low, high = row[f"{name}_interval"]
-    form = f"{sign}.{digits}f"
+    form = f"{sign}.3f"
     return f"{row[name]:{form}} [{low:{form}}, {high:{form}}]"
 
 

@@ -3,6 +3,7 @@
 import random
 import re
 from contextlib import closing
+from functools import partial
 
 import pytest
 from gradio_client import Client
@@ -65,8 +66,7 @@ def test_previews_and_then_pictures_with_their_text(text_service):
 
 def test_an_example_is_kept_for_whoever_asks_the_very_same(text_service, monkeypatch):
     monkeypatch.setattr("demo.text_service._MAX_KEPT", 2)
-    asked = {name: value for name, value in ASKED.items() if name != "randomise"}
-    show = text_service.show_example
+    asked, show = ASKED, partial(text_service.generate_text_to_image, is_example=True)
     *previews, done = show(**asked)
     assert isinstance(done, Done) and len(previews) == 3
     with closing(show(**asked, visitor="somebody else", ticket=3)) as events:
