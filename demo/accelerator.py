@@ -7,10 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Condition, Event, Thread
 from typing import Any
 
-from demo.events import Passing
+from demo.events import Comparison, Passing
 
 # The page runs on the machine it measures. Encoding, sending and showing four previews beside the
 # blocks made those take twice as long on 2 cores, so the two take turns: blocks run undisturbed for
@@ -19,6 +19,8 @@ from demo.events import Passing
 _UNDISTURBED_S = 1.0
 _PATIENCE_S = 0.25
 _SETTLING_S = 0.1
+# The pictures of a comparison take seconds to encode: in that time neither plan is to be timed.
+_COMPARISON_PATIENCE_S = 20.0
 
 
 @dataclass
@@ -26,16 +28,36 @@ class _Task:
     work: Callable[[], Iterator[Any]]
     cancelled: Event
     events: SimpleQueue = field(default_factory=SimpleQueue)
-    waiting: Event = field(default_factory=Event)  # the consumer has dealt with all it was given
+    open: int = 0  # events that the consumer has not dealt with
+    dealt: Condition = field(default_factory=Condition)
+
+    def give(self, event: Any) -> None:
+        """Give the consumer an event."""
+        with self.dealt:
+            self.open += 1
+        self.events.put(event)
 
     def hand_over(self, held: list[Any]) -> None:
         """Give the consumer what was held back, and time to deal with it."""
         for event in held:
-            self.waiting.clear()
-            self.events.put(event)
-            if not self.cancelled.is_set():
-                self.waiting.wait(_PATIENCE_S)
+            self.give(event)
+            is_timed = isinstance(event, Comparison)
+            patience = _COMPARISON_PATIENCE_S if is_timed else _PATIENCE_S
+            with self.dealt:
+                self.dealt.wait_for(lambda: not self.open or self.cancelled.is_set(), patience)
         self.cancelled.wait(_SETTLING_S * len(held))
+
+    def deal(self) -> None:
+        """Say that the consumer has dealt with an event."""
+        with self.dealt:
+            self.open -= 1
+            self.dealt.notify_all()
+
+    def cancel(self) -> None:
+        """Say that nothing more is wanted."""
+        self.cancelled.set()
+        with self.dealt:
+            self.dealt.notify_all()
 
 
 class Accelerator:
@@ -59,16 +81,15 @@ class Accelerator:
         self._tasks.put(partial(self._finish, task))
         try:
             while True:
-                task.waiting.set()
                 event = task.events.get()
                 if event is None or task.cancelled.is_set():
                     return
                 if isinstance(event, Exception):
                     raise event
                 yield event
+                task.deal()
         finally:
-            task.cancelled.set()
-            task.waiting.set()
+            task.cancel()
 
     def submit(self, work: Callable[[], Any]) -> Future:
         """Run `work` on the thread, in its turn; the future holds what it returns or raises."""
@@ -113,4 +134,4 @@ class Accelerator:
                         return
             finally:
                 for event in held:  # nothing is left to disturb
-                    task.events.put(event)
+                    task.give(event)

@@ -193,6 +193,7 @@ def plan_controls(service: Service) -> PlanControls:
         describe,
         controls.sliders,
         [cost, preset, budget],
+        preprocess=False,  # what is being typed may be out of range: the line says so
         trigger_mode="always_last",
         **HELPER,
     )

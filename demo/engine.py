@@ -30,7 +30,7 @@ from flowturbo_core.timing import Timing, timed
 
 _FULL = re.compile("allocate memory|out of memory|ALLOC_FAILED")
 _WARM_UP_IMAGES = 4  # as many as the page opens with
-_ROUNDS = 3  # of a comparison: the median of fewer is none, and each costs both plans once more
+_ROUNDS = 4  # of a comparison: in as many, each plan is the first of two
 
 
 class Engine:
@@ -144,7 +144,7 @@ class Engine:
         return tuple(self.pipeline.class_names[label] for label in request.labels)
 
     def compare(self, requests: Sequence[Request]) -> Iterator[Advanced | Comparison]:
-        """Run two requests that differ in their plans alone, in turn: A B, B A, A B.
+        """Run two requests that differ in their plans alone, in turn: A B, B A, A B, B A.
 
         So neither always meets the warmer machine. Yields Advanced after every block, and a
         Comparison of what there is as soon as one plan has pictures, and after every round.

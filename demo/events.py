@@ -1,5 +1,6 @@
 """What happens while a request is served, as tabs see it."""
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -191,7 +192,9 @@ class Comparison:
     def speed_up(self, index: int) -> float:
         """Return how many times as fast as the other plan this one is: the median of rounds."""
         own, other = (self.sides[k].each_ms_per_image for k in (index, 1 - index))
-        return statistics.median(b / a for a, b in zip(own, other, strict=True))
+        # By logarithms: between two rounds, the middle of a ratio is that of its inverse, too.
+        ratios = (math.log(b / a) for a, b in zip(own, other, strict=True))
+        return math.exp(statistics.median(ratios))
 
     def rates(self) -> Rates:
         """Return what an evaluation and decoding took in these runs."""

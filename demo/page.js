@@ -7,12 +7,36 @@
         [...buttons].find((button) => button.offsetParent && !button.disabled)?.click();
     });
 
-    // A slider moved by a key is let go when the key is; Gradio hears of that only from a pointer.
+    // A slider moved by a key is let go when the key is, and its box when a number was typed into
+    // it, by Enter or by leaving it. Gradio hears of that only from a pointer, and takes every
+    // click for it, whether anything changed or not.
+    const began = new WeakMap();
+    const begin = (event) => began.set(event.target, event.target.value);
+    const letGo = (input) => {
+        began.set(input, input.value);
+        input.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
+    };
+    for (const [type, kind] of [["pointerdown", "range"], ["focusin", "number"]]) {
+        document.addEventListener(type, (event) => event.target.type === kind && begin(event), true);
+    }
+    document.addEventListener("pointerup", (event) => {
+        if (!event.isTrusted || !["range", "number"].includes(event.target.type)) return;
+        if (event.target.value === began.get(event.target)) event.stopPropagation();
+        else begin(event);
+    }, true);
     const moves = ["Arrow", "Page", "Home", "End"];
     document.addEventListener("keyup", (event) => {
         if (!event.target.matches?.("input[type=range]")) return;
-        if (!moves.some((key) => event.key.startsWith(key))) return;
-        event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
+        if (moves.some((key) => event.key.startsWith(key))) letGo(event.target);
+    });
+    document.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" || event.ctrlKey || event.metaKey) return;
+        if (event.target.matches?.("input[type=number]")) event.target.blur();
+    });
+    document.addEventListener("change", (event) => {
+        const input = event.target;
+        if (!input.matches?.("input[type=number]") || input.value === began.get(input)) return;
+        setTimeout(() => letGo(input)); // once Gradio has brought it within its limits
     });
 
     // A picture made here, dropped anywhere on the page, is given to the tab in view.

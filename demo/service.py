@@ -42,7 +42,7 @@ PSEUDO_STEPS = (0, 24)
 REFINER_STEPS = (0, 8)
 GUIDANCE_SCALE = (0, MAX_GUIDANCE_SCALE)
 NUM_IMAGES = (1, 8)
-NUM_COMPARED = (1, 4)  # images of each class when two plans are run three times each
+NUM_COMPARED = (1, 4)  # images of each class when two plans are run four times each
 BASELINE = "H8"
 
 _LOOK_AGAIN_S = 0.25

@@ -198,7 +198,9 @@ def connect(
 
     # What a person chose, only, so that sliders and presets do not chase each other.
     chosen = plan.preset.input(service.step_counts, plan.preset, plan.sliders, **HELPER)
-    afforded = plan.budget.release(service.within, plan.budget, plan.sliders, **HELPER)
+    afforded = plan.budget.release(
+        service.within, plan.budget, plan.sliders, preprocess=False, **HELPER
+    )
     watched = [plan.live, plan.moves, plan.heun, plan.pseudo]
     let_go = {"fn": None, "inputs": watched, "outputs": plan.moves, "js": _MOVED}
     gr.on([slider.release for slider in plan.sliders], **let_go)

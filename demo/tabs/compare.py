@@ -318,7 +318,7 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
         seed,
         randomise,
     ):
-        """Run two sampling plans in turn, three times, from the same noise, and compare them.
+        """Run two sampling plans in turn, four times, from the same noise, and compare them.
 
         Args:
             class_names: list of class names, or of labels counted from 0.
@@ -349,7 +349,7 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
         seed,
         randomise,
     ):
-        """Run two sampling plans in turn, three times, from the same noise, and compare them.
+        """Run two sampling plans in turn, four times, from the same noise, and compare them.
 
         Args:
             prompt: what to show, at most 2000 characters.

@@ -183,6 +183,10 @@ def tune(
     content["weights"] = front.weights_hash(folder)
     write_json(content, file)
     parts.remove()
+    if output is None:
+        for earlier in front.front_files(folder):  # found when the folder was not to be written
+            if earlier != file:
+                earlier.unlink(missing_ok=True)
     print(f"wrote {file}")
     _print_rows(content["plans"])
 

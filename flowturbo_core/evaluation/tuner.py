@@ -19,7 +19,7 @@ from flowturbo_core.evaluation.solver_error import (
     NUM_NOISES,
     ends,
     root_mean_square,
-    solve,
+    solve_reference,
     solver_errors,
 )
 from flowturbo_core.models.front import FrontPlan
@@ -222,7 +222,7 @@ def measure_errors(
     @cache  # not before the search has found a plan within the budget
     def reference() -> Tensor:
         print("solving the reference", flush=True)
-        return solve(exact, guidance_scale, seed)
+        return solve_reference(exact, guidance_scale, seed).latents
 
     def error(model: FlowPipeline, plan: SamplePlan, count: int) -> float:
         latents = ends(model, plan, guidance_scale, seed, count)

@@ -116,11 +116,12 @@ def front_files(folder: Path) -> tuple[Path, Path]:
 
 
 def weights_hash(folder: Path) -> str:
-    """Return a hash of all weights in a model's folder: a front is of the model it was found with.
+    """Return a hash of all weights and configs of a model: a front is of the one it was found with.
 
     Of an autoencoder that is shared with others, the predictor's config has the hash.
     """
-    files = sorted(folder.rglob("*.safetensors"))
+    names = ("*.safetensors", "config.json", "model_index.json")
+    files = sorted(file for name in names for file in folder.rglob(name))
     digest = hashlib.sha256()
     for file in files:
         digest.update(str(file.relative_to(folder)).encode())

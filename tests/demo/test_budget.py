@@ -127,3 +127,24 @@ def test_without_a_front_there_is_no_such_slider(browser, address):
     visit = Visit(browser, address, SIZES["desk"])
     expect(visit.page.locator(".budget")).to_have_count(0)
     visit.page.close()
+
+
+@pytest.mark.browser
+def test_milliseconds_can_be_typed(browser, serve, tuned):
+    visit = Visit(browser, serve(tuned), SIZES["desk"])
+    budget = visit.page.locator(".budget input[type=number]")
+    expect(budget).to_have_value("81", timeout=PATIENCE_MS)
+    for typed, key, counts, shown in (
+        ("", "Tab", (1, 5, 3), "81"),  # a press alone changes nothing
+        ("60", "Enter", (1, 1, 1), "37"),
+        ("16800", "Tab", (8, 0, 0), "165"),
+    ):
+        budget.click()
+        if typed:
+            budget.press("ControlOrMeta+a")
+        visit.page.keyboard.type(typed, delay=50)
+        budget.press(key)
+        visit.slides_at(heun=counts[0], pseudo=counts[1], refiner=counts[2])
+        expect(budget).to_have_value(shown, timeout=PATIENCE_MS)
+    assert visit.complaints == []
+    visit.page.close()
