@@ -96,13 +96,13 @@ benchmarks: $(VENV)/demo.stamp
 	$(RUN) -m flowturbo_core tune
 	$(MAKE) tables
 
-# The ranges of steps of table 3: the bundled refiner, trained on for as long on each; "guided" on
-# velocities guided as at sampling.
+# The ranges of steps of table 3: the bundled refiner, trained on by as many updates on each;
+# "guided" on velocities guided as at sampling.
 REFINER := assets/models/postcards-sit
 REFINER_RUNS ?= runs/refiners
 define train_on
 $(RUN) -m flowturbo_core train refiner --init $(REFINER)/refiner --predictor $(REFINER)/predictor \
-  --minutes 4 --learning-rate 5e-4 --seed 1 --num-latents 60000 --output $(REFINER_RUNS)/$(1)
+  --steps 300 --learning-rate 5e-4 --seed 1 --num-latents 60000 --output $(REFINER_RUNS)/$(1)
 endef
 refiners: $(VENV)/demo.stamp
 	$(call train_on,up-to-0.06) --max-dt 0.06

@@ -33,10 +33,10 @@ from flowturbo_core.evaluation.parts import Parts
 from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.evaluation.solver_error import (
     NUM_NOISES,
-    REFERENCE_STEPS,
     ends,
     root_mean_square,
     solve,
+    solve_reference,
     solver_errors,
 )
 from flowturbo_core.models.autoencoder import (
@@ -108,8 +108,10 @@ class Settings:
 
 
 def weights_of(pipeline: FlowPipeline, evaluator: PostcardsEvaluator | None = None) -> str:
-    """Return the SHA-256 of all parameters, their names and float32 values."""
+    """Return the SHA-256 of all parameters, their names and float32 values, and of R's variant."""
     digest = hashlib.sha256()
+    if pipeline.refiner is not None:
+        digest.update(pipeline.refiner.variant.encode())
     for model in (*pipeline.parts().values(), evaluator):
         tensors = model.state_dict() if isinstance(model, nn.Module) else {}
         for name, tensor in sorted(tensors.items()):
@@ -160,7 +162,13 @@ def evaluate(
     plans = parse_contenders(settings.plans, settings.rivals)
     for plan in plans:
         plan.require_refiner(pipeline.refiner is not None)
-    parts.claim(asdict(settings))
+    # Times of another machine, or of one that is shared out otherwise, are not to be mixed with.
+    circumstances = {
+        "machine": describe_device(pipeline.device),
+        "num_processes": processes.num_processes,
+        "versions": VERSIONS,
+    }
+    parts.claim(asdict(settings) | circumstances)
     judged = evaluator is not None and {"frechet", "accuracy"} & {*settings.metrics}
     num_samples = settings.num_samples
     if not judged and num_samples > _TIMED_BATCHES * settings.batch_size:
@@ -185,23 +193,21 @@ def evaluate(
         | _times(samples, k)
         for k, plan in enumerate(plans)
     ]
-    floor, distances, errors, reference = None, [], [], None
+    floor, distances, errors, reference = None, [], None, None
     if judged:
         floor, distances = _judge(pipeline, evaluator, settings, samples, rows, parts)
     if "solver" in settings.metrics:
         errors, reference = _solve(exact or pipeline, evaluator, settings, plans, rows, parts)
-    measured = {"frechet_distance": distances, "solver_error": errors}
+    ms = [samples[f"ms_{k}"] for k in range(len(plans))]
+    pairs = _pairs(plans, ms, distances, errors, are_compared)
     content = (
-        {"rows": rows, "floor": floor, "pairs": _pairs(plans, rows, measured, are_compared)}
-        | {"reference": reference}
+        {"rows": rows, "floor": floor, "pairs": pairs, "reference": reference}
         | asdict(settings)
         | {
             "num_samples": num_samples,
             "reference_scenes": REFERENCE_SCENES if distances else None,
-            "machine": describe_device(pipeline.device),
-            "num_processes": processes.num_processes,
-            "versions": VERSIONS,
         }
+        | circumstances
     )
     return content
 
@@ -309,8 +315,11 @@ def _judge(
         if "frechet" in settings.metrics:
             distances = [distance(features)]
             found |= _described("frechet_distance", distances[0])
-            if count > 3:  # of equal sets, as these shares depend on how many there are
-                found["precision"], found["recall"] = precision_recall(features, reference[:count])
+            equal = min(count, many)  # these shares depend on how many there are
+            if equal > 3:
+                found["precision"], found["recall"] = precision_recall(
+                    features[:equal], reference[:equal]
+                )
         if "accuracy" in settings.metrics:
             for k, name in names.items():
                 found |= _accuracy(name, told[:, k], wanted[:, k])
@@ -345,22 +354,30 @@ def _described(name: str, estimate: Estimate) -> dict[str, Any]:
 
 def _pairs(
     plans: Sequence[Contender],
-    rows: Sequence[dict[str, Any]],
-    measured: dict[str, Sequence[Estimate]],
+    ms: Sequence[np.ndarray],
+    distances: Sequence[Estimate],
+    errors: Tensor | None,
     are_compared: Callable[[Contender, Contender], bool],
 ) -> list[dict[str, Any]]:
     """Return how plans differ from others, of those `are_compared`.
 
-    `measured` has, for each measure, an estimate of every plan in turn, or none.
+    `ms` are each plan's times, batch by batch; `distances`, if there are any, each one's Frechet
+    distance, and `errors` (plans, noises) its solver errors.
     """
+    estimates = {
+        "frechet_distance": distances,
+        "solver_error": [] if errors is None else [_estimated(each) for each in errors],
+    }
     pairs = []
     for k, n in itertools.permutations(range(len(plans)), 2):
         if are_compared(plans[k], plans[n]):
-            pair = {"plan": str(plans[k]), "other": str(plans[n])}
-            pair["time"] = round(rows[k]["ratio"] / rows[n]["ratio"], 4)
-            for name, estimates in measured.items():
-                if estimates:
-                    pair |= _described(f"{name}_difference", estimates[k] - estimates[n])
+            pair: dict[str, Any] = {"plan": str(plans[k]), "other": str(plans[n])}
+            pair["time"] = round(statistics.median((ms[k] / ms[n]).tolist()), 4)
+            for name, estimated in estimates.items():
+                if estimated:
+                    pair |= _described(f"{name}_difference", estimated[k] - estimated[n])
+            if errors is not None:
+                pair["nearer"] = float((errors[k] < errors[n]).double().mean())
             pairs.append(pair)
     return pairs
 
@@ -392,42 +409,56 @@ def _solve(
     plans: Sequence[Contender],
     rows: list[dict[str, Any]],
     parts: Parts,
-) -> tuple[list[Estimate], dict[str, float] | None]:
-    """Add the solver error to each row and return it.
+) -> tuple[Tensor, dict[str, Any] | None]:
+    """Add the solver error to each row, and return that of each noise (plans, 64).
 
     The model is in float32. The error is that of latents, and of features where there is an
     evaluator. If it was asked for, also returns what halving the reference's steps changes: how
     far it moves, as a share of the smallest error, and by how much of itself an error changes at
-    most.
+    most; and the most steps that a noise has.
     """
     asked = (settings.guidance_scale, settings.seed)
     numbers = itertools.count(_FIRST_SOLUTION)
 
-    def kept(what: str, solution: Callable[[], Tensor]) -> Tensor:
-        """Return a solution's latents; what a run that was killed had of them is not done again."""
+    def kept(what: str, solve: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Return a solution; what a run that was killed had of them is not done again."""
 
-        def make() -> dict[str, np.ndarray]:
+        def make() -> dict[str, Any]:
             print(what, flush=True)
-            return {"latents": solution().cpu().numpy()}
+            return solve()
 
-        latents = parts.once(next(numbers), make)["latents"]
-        return torch.from_numpy(latents).to(pipeline.device)
+        return parts.once(next(numbers), make)
+
+    def latents_of(part: dict[str, np.ndarray]) -> Tensor:
+        return torch.from_numpy(part["latents"]).to(pipeline.device)
+
+    def exactly() -> dict[str, Any]:
+        found = solve_reference(pipeline, *asked)
+        return {"latents": found.latents.cpu().numpy(), "num_steps": np.array(found.num_steps)}
+
+    def twice_as_exactly() -> dict[str, Any]:
+        return {"latents": solve(pipeline, *asked, (2 * steps).tolist()).cpu().numpy()}
 
     def seen(latents: Tensor) -> Tensor:
         return _look(evaluator, decode_latents(pipeline.vae, latents))[0]
 
-    reference = kept("solving the reference", lambda: solve(pipeline, *asked))
+    part = kept("solving the reference", exactly)
+    reference, steps = latents_of(part), part["num_steps"]
     of_reference = None if evaluator is None else seen(reference)
     finer = None
     if "reference" in settings.metrics:
-        steps = 2 * REFERENCE_STEPS
-        finer = kept(f"solving it in {steps} steps", lambda: solve(pipeline, *asked, steps))
-    estimates, changes = [], []
+        finer = latents_of(kept("solving it in twice as many steps", twice_as_exactly))
+    each, changes = [], []
     for plan, row in zip(plans, rows, strict=True):
-        latents = kept(f"solver error of {plan}", lambda p=plan: ends(pipeline, p, *asked))
+
+        def ended(plan: Contender = plan) -> dict[str, Any]:
+            return {"latents": ends(pipeline, plan, *asked).cpu().numpy()}
+
+        latents = latents_of(kept(f"solver error of {plan}", ended))
         errors = solver_errors(latents, reference)
-        estimates.append(bootstrap(lambda i, e=errors: root_mean_square(e[i]), len(errors)))
-        row |= _described("solver_error", estimates[-1])
+        each.append(errors)
+        row |= _described("solver_error", _estimated(errors))
+        row["solver_error_median"] = float(errors.median())
         if of_reference is not None:
             of_features = solver_errors(seen(latents), of_reference)
             row["solver_error_of_features"] = root_mean_square(of_features)
@@ -435,9 +466,15 @@ def _solve(
             error = root_mean_square(solver_errors(latents, finer))
             changes.append(abs(error / row["solver_error"] - 1))
     if finer is None:
-        return estimates, None
+        return torch.stack(each), None
     moved = root_mean_square(solver_errors(reference, finer))
-    moved /= min(estimate.value for estimate in estimates)
+    moved /= min(row["solver_error"] for row in rows)
     if moved > 0.01:
         print(f"the reference itself is off by {moved:.1%} of the smallest error", flush=True)
-    return estimates, {"moved": moved, "errors_changed": max(changes)}
+    changed = {"moved": moved, "errors_changed": max(changes), "most_steps": int(steps.max())}
+    return torch.stack(each), changed
+
+
+def _estimated(errors: Tensor) -> Estimate:
+    """Return the root mean square of errors (N,)."""
+    return bootstrap(lambda i: root_mean_square(errors[i]), len(errors))

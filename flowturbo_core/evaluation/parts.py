@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+_SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,25 @@ class Parts:
     def claim(self, settings: dict[str, Any]) -> None:
         """Make the folder this run's, or find that it already is.
 
-        Raises ValueError if it is another's: one with other settings.
+        Raises ValueError if it is another's: one with other settings, or no run's at all.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        file, text = self.folder / "settings.json", json.dumps(settings, indent=2)
+        file, text = self.folder / _SETTINGS, json.dumps(settings, indent=2)
+        foreign = [p.name for p in self.folder.iterdir() if p.suffix != ".partial"]
+        if foreign and not file.exists():
+            raise ValueError(
+                f"{self.folder} holds {foreign[0]}, which no run left there; name another file"
+            )
         partial = partial_name(file)
         partial.write_text(text)
         try:
             os.link(partial, file)  # of several that claim it at once, one is first
         except FileExistsError:
-            if file.read_text() != text:
+            names = _differing(file, json.loads(text))
+            if names:
                 raise ValueError(
-                    f"{self.folder} holds a run with other settings; finish that one, remove the "
-                    "folder, or name another file"
+                    f"{self.folder} holds a run with other settings ({', '.join(names)}); finish "
+                    "that one, remove the folder, or name another file"
                 ) from None
         finally:
             partial.unlink()
@@ -77,8 +84,14 @@ class Parts:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def remove(self) -> None:
-        """Remove the folder, once what its parts made is written."""
-        shutil.rmtree(self.folder)
+        """Remove the run and, if nothing else is there, its folder."""
+        if not (self.folder / _SETTINGS).exists():
+            return
+        for file in (*self.folder.glob("*.npz"), *self.folder.glob("*.partial")):
+            file.unlink(missing_ok=True)
+        (self.folder / _SETTINGS).unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"
@@ -87,3 +100,12 @@ class Parts:
 def partial_name(file: Path) -> Path:
     """Return a name beside `file` that no other process writes to."""
     return file.with_name(f"{file.name}.{os.getpid()}.partial")
+
+
+def _differing(file: Path, settings: dict[str, Any]) -> list[str]:
+    """Return the names of the settings in which a file differs; of a damaged one, all."""
+    try:
+        there = json.loads(file.read_text())
+    except ValueError:
+        there = {}
+    return [name for name, value in settings.items() if there.get(name) != value]

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from flowturbo_core.evaluation.frechet import bootstrap
-from flowturbo_core.evaluation.solver_error import ends, root_mean_square, solve, solver_errors
+from flowturbo_core.evaluation.solver_error import (
+    ends,
+    root_mean_square,
+    solve_reference,
+    solver_errors,
+)
 from flowturbo_core.models.catalog import read_json
 from flowturbo_core.models.sit import REFINER_VARIANTS, SiTRefiner
 from flowturbo_core.models.storage import load_model, read_record
@@ -81,8 +86,12 @@ def compare_refiners(
     """Return a row for each refiner and plan: the solver error, and how it differs from "none".
 
     The model must be in float32, as the reference is. Raises ValueError if a refiner does not
-    belong to the predictor, or a plan has no R.
+    belong to the predictor, a plan has no R, or there is no refiner, or one twice.
     """
+    if not refiners:
+        raise ValueError("name at least one refiner")
+    if len(set(refiners)) != len(refiners):
+        raise ValueError("a refiner is named twice")
     for plan in plans:
         if not plan.refiner_evaluations:
             raise ValueError(f"plan {plan} has no refiner step to compare refiners by")
@@ -94,7 +103,7 @@ def compare_refiners(
             *(refiner.load().to(pipeline.device) for refiner in refiners),
         )
     ]
-    reference = solve(pipeline, guidance_scale, seed)
+    reference = solve_reference(pipeline, guidance_scale, seed).latents
     rows = []
     for plan in plans:
         estimates = []

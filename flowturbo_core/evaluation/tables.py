@@ -18,6 +18,7 @@ def quality_table(content: dict[str, Any], *others: dict[str, Any]) -> str:
     Other runs, of the same samples, begin with a plan that the first has too: their times are
     told by it.
     """
+    _check_alike(content, *others)
     rows = list(content["rows"])
     first, shared = rows[0]["plan"], [other["rows"][0]["plan"] for other in others]
     for other, plan in zip(others, shared, strict=True):
@@ -30,11 +31,13 @@ def quality_table(content: dict[str, Any], *others: dict[str, Any]) -> str:
         "Frechet distance": lambda row: _with_interval(row, "frechet_distance"),
         "class accuracy": lambda row: f"{100 * row['class_accuracy']:.1f}%",
         "solver error": lambda row: _with_interval(row, "solver_error"),
+        "its median": lambda row: f"{row['solver_error_median']:.3f}",
     }
     floor, sizes = content["floor"], (content["num_samples"], content["reference_scenes"])
     return _table(columns, rows) + (
         f"\n{content['model']}, {sizes[0]} samples a plan from the same noises against {sizes[1]} "
-        "drawn scenes, and 64 noises in float32 for the solver error; else "
+        "drawn scenes, and 64 noises in float32 for the solver error, their root mean square and "
+        "median; else "
         f"guidance {content['guidance_scale']:g}, {content['dtype']}, {content['machine']}, torch "
         f"{content['versions']['torch']}. In brackets: 95% bootstrap intervals. As many scenes "
         f"as drawn have a Frechet distance of {floor['drawn']['frechet_distance']:.3f}, since they "
@@ -50,14 +53,25 @@ def quality_table(content: dict[str, Any], *others: dict[str, Any]) -> str:
     )
 
 
+def _check_alike(content: dict[str, Any], *others: dict[str, Any]) -> None:
+    """Refuse runs that are not of the same model, samples and circumstances."""
+    names = ("weights", "guidance_scale", "seed", "num_samples", "scenes", "reference_scenes")
+    for name in (*names, "dtype", "machine", "versions"):
+        if any(other[name] != content[name] for other in others):
+            raise ValueError(f"runs that differ in {name} make no table together")
+
+
 def _checked(content: dict[str, Any]) -> str:
     """Return what became of the solver error's reference with half its steps, if that was done."""
     if content["reference"] is None:
         return ""
-    moved, changed = (content["reference"][name] for name in ("moved", "errors_changed"))
+    moved, changed, most = (
+        content["reference"][name] for name in ("moved", "errors_changed", "most_steps")
+    )
     return (
-        f" The solver error's own reference moves by {moved:.1%} of the smallest error when its "
-        f"steps are halved, and no reported error by more than {changed:.1%}."
+        f" The solver error's own reference (100 steps, up to {most} from noises that need more) "
+        f"moves by {moved:.2%} of the smallest error when its steps are halved, and no error by "
+        f"more than {changed:.2%}."
     )
 
 
@@ -66,6 +80,7 @@ def pairs_table(*contents: dict[str, Any]) -> str:
 
     The plan is the first run's best; further runs have it beside other plans.
     """
+    _check_alike(*contents)
     refining = [row for row in contents[0]["rows"] if row["refiner_evaluations"]]
     best = min(refining, key=lambda row: row["solver_error"])["plan"]
     pairs = [pair for content in contents for pair in content["pairs"] if pair["plan"] == best]
@@ -74,10 +89,12 @@ def pairs_table(*contents: dict[str, Any]) -> str:
         "its time": lambda pair: f"{pair['time']:.2f}",
         "Frechet distance": lambda pair: _with_interval(pair, "frechet_distance_difference", "+"),
         "solver error": lambda pair: _with_interval(pair, "solver_error_difference", "+"),
+        "nearer on": lambda pair: f"{64 * pair['nearer']:.0f} of 64",
     }
     return _table(columns, pairs) + (
         f"\nThe time of `{best}` as a share of the other's, and what it has more, with 95% "
-        "bootstrap intervals over pairs from the same noise: below zero, it is the better one. "
+        "bootstrap intervals over pairs from the same noise: below zero, it is the better one; "
+        "and on how many noises its solver error is the smaller one. "
         f"{_certain(pairs)}\n"
     )
 
@@ -116,15 +133,48 @@ def speed_table(content: dict[str, Any]) -> str:
     )
 
 
+def refiners_table(content: dict[str, Any]) -> str:
+    """Return what `compare-refiners` measured, a line a refiner, a column a plan."""
+    plans = list(dict.fromkeys(row["plan"] for row in content["rows"]))
+    by_refiner: dict[str, dict[str, Row]] = {}
+    for row in content["rows"]:
+        by_refiner.setdefault(_refiner(row), {})[row["plan"]] = row
+    columns: dict[str, Callable[[Row], str]] = {"refiner": lambda line: line["name"]}
+    for plan in plans:
+        columns[f"`{plan}`"] = lambda line, plan=plan: _error(line[plan])
+    lines = [{"name": name} | rows for name, rows in by_refiner.items()]
+    return _table(columns, lines) + (
+        f"\nSolver errors on 64 noises at guidance {content['guidance_scale']:g}, float32, and how "
+        "much more than none, which carries the velocity on as it is; in brackets 95% bootstrap "
+        f"intervals. {content['machine']}, torch {content['versions']['torch']}.\n"
+    )
+
+
+def _error(row: Row) -> str:
+    error = f"{row['solver_error']:.4f}"
+    if row["difference"] == 0:  # it is what the others are compared with
+        return error
+    return f"{error}, {_with_interval(row, 'difference', '+', 4)}"
+
+
+def _refiner(row: Row) -> str:
+    """Return what a refiner is called: its folder's name, whose training it is."""
+    if "variant" not in row:
+        return "none"
+    folder = Path(row["refiner"])
+    name = "bundled" if folder.name == "refiner" else folder.parent.name
+    return name if row["variant"] == "consistent" else f"{name}, {row['variant']}"
+
+
 def _evaluations(row: Row) -> str:
     counts = f"{row['predictor_evaluations']} + {row['refiner_evaluations']}"
     # A cache skips most of an evaluation, when it does.
     return f"up to {counts}" if row["plan"].startswith("fbc:") else counts
 
 
-def _with_interval(row: Row, name: str, sign: str = "") -> str:
+def _with_interval(row: Row, name: str, sign: str = "", digits: int = 3) -> str:
     low, high = row[f"{name}_interval"]
-    form = f"{sign}.3f"
+    form = f"{sign}.{digits}f"
     return f"{row[name]:{form}} [{low:{form}}, {high:{form}}]"
 
 
@@ -139,6 +189,8 @@ TABLES = {
     "quality": (("postcards-sit-quality.json", "postcards-sit-quality-others.json"), quality_table),
     "pairs": (("postcards-sit-quality.json", "postcards-sit-quality-others.json"), pairs_table),
     "speed": (("postcards-sit-speed.json",), speed_table),
+    "ablations": (("postcards-sit-ablations.json",), quality_table),
+    "refiners": (("postcards-sit-refiners.json",), refiners_table),
 }
 
 

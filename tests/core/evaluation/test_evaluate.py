@@ -4,7 +4,7 @@ import copy
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,12 @@ from flowturbo_core.data.scenes import Scenes
 from flowturbo_core.evaluation import evaluate as module
 from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of, weights_of
 from flowturbo_core.evaluation.parts import Parts
-from flowturbo_core.evaluation.solver_error import ends, solve
+from flowturbo_core.evaluation.solver_error import (
+    Reference,
+    ends,
+    solve_reference,
+    solver_errors,
+)
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
     autoencoder_hash,
@@ -93,7 +98,8 @@ def test_one_plan_among_others_is_judged_as_alone(postcards, evaluator, tmp_path
 
 @pytest.mark.parametrize("lifetime", [1, 2, 3, 5])
 def test_a_run_that_was_killed_goes_on(postcards, evaluator, tmp_path, monkeypatch, lifetime):
-    monkeypatch.setattr(module, "solve", lambda *asked: torch.zeros(64, 8, 16, 16))
+    solution = Reference(torch.zeros(64, 8, 16, 16), (100,) * 64)
+    monkeypatch.setattr(module, "solve_reference", lambda *asked: solution)
     monkeypatch.setattr(module, "ends", lambda p, plan, *asked: torch.full((64, 8, 16, 16), 1e-2))
     asked = {"metrics": ("frechet", "accuracy", "solver")}
     save, saved = Parts.save, []
@@ -160,11 +166,33 @@ def test_what_draws_on_the_bundled_autoencoder_can_be_judged():
 
 def test_parts_of_another_run_are_refused(postcards, evaluator, tmp_path):
     parts = tmp_path / "parts"
-    Parts(parts).claim(asdict(SETTINGS))
+    run(postcards, evaluator, parts)
     for changes in ({"seed": 4}, {"weights": "others"}, {"plans": ("H2",)}):
-        with pytest.raises(ValueError, match="holds a run with other settings"):
+        (name,) = changes
+        with pytest.raises(ValueError, match=rf"holds a run with other settings \({name}\)"):
             run(postcards, evaluator, parts, **changes)
     assert json.loads((parts / "settings.json").read_text())["seed"] == 3
+
+
+def test_times_of_another_machine_are_not_mixed_with(postcards, evaluator, tmp_path, monkeypatch):
+    run(postcards, evaluator, tmp_path / "parts")
+    monkeypatch.setattr(module, "describe_device", lambda device: "a faster one")
+    with pytest.raises(ValueError, match=r"other settings \(machine\)"):
+        run(postcards, evaluator, tmp_path / "parts")
+
+
+def test_a_folder_that_no_run_made_stays_as_it_is(postcards, evaluator, tmp_path):
+    precious = tmp_path / "parts" / "precious.txt"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    with pytest.raises(ValueError, match="holds precious.txt, which no run left there"):
+        run(postcards, evaluator, precious.parent)
+    Parts(precious.parent).remove()
+    assert [file.name for file in precious.parent.iterdir()] == ["precious.txt"]
+    run(postcards, evaluator, tmp_path / "others")
+    (tmp_path / "others" / "notes.txt").write_text("mine")
+    Parts(tmp_path / "others").remove()
+    assert [file.name for file in (tmp_path / "others").iterdir()] == ["notes.txt"]
 
 
 def test_other_weights_have_another_hash(postcards, evaluator):
@@ -172,8 +200,11 @@ def test_other_weights_have_another_hash(postcards, evaluator):
     assert weights_of(postcards, evaluator) == weights_of(others, evaluator)
     with torch.no_grad():
         others.refiner.pos_embed[0, 0, 0] += 1
-    hashes = {weights_of(postcards, evaluator), weights_of(others, evaluator), weights_of(others)}
-    assert len(hashes) == 3
+    released = copy.deepcopy(postcards)
+    released.refiner.register_to_config(variant="released")
+    models = (postcards, others, released)
+    hashes = {weights_of(model, evaluator) for model in models} | {weights_of(postcards)}
+    assert len(hashes) == 4
 
 
 def test_no_plan_always_runs_first(postcards, tmp_path, monkeypatch):
@@ -227,18 +258,12 @@ def test_the_floor_is_of_other_scenes_through_the_autoencoder(postcards, evaluat
     assert all(b - a >= 1_000_000 for a, b in zip(seeds, seeds[1:], strict=False))
 
 
-def test_an_interval_holds_what_it_is_of(postcards, evaluator, tmp_path):
-    content = run(postcards, evaluator, tmp_path / "parts", num_samples=40, batch_size=20)
-    for row in (*content["rows"], *content["floor"].values()):
-        low, high = row["frechet_distance_interval"]
-        assert low < row["frechet_distance"] < high
-
-
 def test_the_reference_is_checked_if_asked(pipeline, tmp_path):
     metrics = ("solver", "reference")
     content = run(pipeline, None, tmp_path / "parts", plans=("H1", "H4"), metrics=metrics)
     assert 0 < content["reference"]["moved"] < 0.1
     assert 0 < content["reference"]["errors_changed"] < 0.1
+    assert content["reference"]["most_steps"] == 100
     plain = run(pipeline, None, tmp_path / "plain", plans=("H1", "H4"), metrics=("solver",))
     assert plain["reference"] is None
     with pytest.raises(ValueError, match="reference checks that of solver: name both"):
@@ -250,9 +275,23 @@ def test_without_an_evaluator_the_solver_error_remains(pipeline, tmp_path):
     coarse, fine = content["rows"]
     assert content["floor"] is None and "frechet_distance" not in coarse
     assert coarse["solver_error"] > fine["solver_error"] > 0
-    low, high = fine["solver_error_interval"]
-    assert low < fine["solver_error"] < high
+    exact = solve_reference(pipeline, 1.5, 3).latents
+    errors = [solver_errors(ends(pipeline, SamplePlan("H" * n), 1.5, 3), exact) for n in (2, 4)]
+    for row, each in zip(content["rows"], errors, strict=True):
+        assert row["solver_error"] == pytest.approx(float(each.square().mean().sqrt()))
+        assert row["solver_error_median"] == pytest.approx(float(each.median()))
     assert pipeline.dtype == torch.float32
+
+
+def test_pairs_say_on_how_many_noises_a_plan_is_nearer(pipeline, tmp_path):
+    asked = {"plans": ("H2", "H1P1R1"), "metrics": ("solver",)}
+    content = run(pipeline, None, tmp_path / "parts", **asked)
+    (pair,) = content["pairs"]
+    exact = solve_reference(pipeline, 1.5, 3).latents
+    heun, refined = (
+        solver_errors(ends(pipeline, SamplePlan(blocks), 1.5, 3), exact) for blocks in ("HH", "HPR")
+    )
+    assert pair["nearer"] == pytest.approx(float((refined < heun).double().mean()))
 
 
 def test_the_solver_error_is_measured_in_float32(tmp_path):
@@ -278,10 +317,11 @@ def test_the_error_of_features_is_the_distance_of_what_the_evaluator_sees(
 ):
     asked = {"plans": ("H2",), "metrics": ("solver",)}
     (row,) = run(postcards, evaluator, tmp_path / "parts", **asked)["rows"]
-    latents = [solve(postcards, 1.5, 3), ends(postcards, SamplePlan("HH"), 1.5, 3)]
+    exact = solve_reference(postcards, 1.5, 3).latents
+    latents = [exact, ends(postcards, SamplePlan("HH"), 1.5, 3)]
     with torch.no_grad():
-        exact, found = (evaluator(decode_latents(postcards.vae, x)) for x in latents)
-    expected = (found - exact).square().mean().sqrt().item()
+        expected, found = (evaluator(decode_latents(postcards.vae, x)) for x in latents)
+    expected = (found - expected).square().mean().sqrt().item()
     assert row["solver_error_of_features"] == pytest.approx(expected, rel=1e-4) and expected > 0
 
 

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from flowturbo_core.evaluation.refiners import NONE, NoRefiner, Refiner, compare_refiners
-from flowturbo_core.evaluation.solver_error import ends, root_mean_square, solve, solver_errors
+from flowturbo_core.evaluation.solver_error import (
+    ends,
+    root_mean_square,
+    solve_reference,
+    solver_errors,
+)
 from flowturbo_core.models.sit import SiTRefiner
 from flowturbo_core.models.storage import save_model, save_trained
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
@@ -40,7 +45,7 @@ def test_rows_are_the_solver_errors_beside_that_of_none(pipeline, tmp_path):
     with_it = ClassConditionalPipeline(
         pipeline.predictor, pipeline.vae, pipeline.class_names, compared[0].load()
     )
-    errors = solver_errors(ends(with_it, PLAN, 1.5), solve(pipeline, 1.5))
+    errors = solver_errors(ends(with_it, PLAN, 1.5), solve_reference(pipeline, 1.5).latents)
     assert ours["solver_error"] == pytest.approx(root_mean_square(errors))
     assert ours["difference"] == pytest.approx(ours["solver_error"] - none["solver_error"])
     low, high = ours["difference_interval"]
@@ -65,6 +70,8 @@ def test_the_command_writes_them(pipeline_folder, command_line, tmp_path):
         ({"--plans": "H2"}, "plan H2 has no refiner step"),
         ({"--plans": "H1R1,H1R1"}, "twice"),
         ({"--refiners": "nowhere"}, "nowhere"),
+        ({"--refiners": ""}, "name at least one refiner"),
+        ({"--refiners": "nowhere:released,nowhere:released"}, "a refiner is named twice"),
         ({"--refiners": "nowhere:best"}, "variant 'best' is not one of"),
     ],
 )

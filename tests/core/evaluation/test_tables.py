@@ -3,13 +3,39 @@
 import json
 
 import pytest
+import torch
 
-from flowturbo_core.evaluation.tables import BENCHMARKS, ROOT, TABLES, with_tables
+from flowturbo_core.evaluation.evaluate import evaluator_of, weights_of
+from flowturbo_core.evaluation.tables import (
+    BENCHMARKS,
+    ROOT,
+    TABLES,
+    pairs_table,
+    quality_table,
+    with_tables,
+)
+from flowturbo_core.pipelines.loading import load_pipeline
 
 
 def test_the_readme_has_the_tables_of_the_committed_measurements():
     text = (ROOT / "README.md").read_text()
     assert with_tables(text) == text
+
+
+def test_they_are_of_the_bundled_model():
+    pipeline = load_pipeline("postcards-sit", "cpu", torch.bfloat16)
+    weights = weights_of(pipeline, evaluator_of(pipeline))
+    for file in BENCHMARKS.glob("postcards-sit-*.json"):
+        assert json.loads(file.read_text()).get("weights", weights) == weights, file
+
+
+def test_runs_that_differ_make_no_table_together():
+    runs = [json.loads((BENCHMARKS / file).read_text()) for file in TABLES["quality"][0]]
+    for changes in ({"weights": "others"}, {"guidance_scale": 4.0}, {"num_samples": 50}):
+        (name,) = changes
+        for make in (quality_table, pairs_table):
+            with pytest.raises(ValueError, match=f"differ in {name}"):
+                make(runs[0], runs[1] | changes)
 
 
 def doubled(value):

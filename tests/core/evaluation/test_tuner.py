@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from flowturbo_core.evaluation import tuner
+from flowturbo_core.evaluation.solver_error import Reference
 from flowturbo_core.evaluation.tuner import front, measure_rates, search
 from flowturbo_core.models.catalog import ModelDescription
-from flowturbo_core.models.front import Front
+from flowturbo_core.models.front import Front, front_files
 from flowturbo_core.plan import PAPER_PLANS, SamplePlan
 from flowturbo_core.rates import Rates
+from flowturbo_core.timing import Timing
 from tests.conftest import tiny_pipeline
 
 RATES = Rates(predictor_ms=10.0, refiner_ms=0.8, decode_ms=7.0)
@@ -83,12 +85,24 @@ def test_rates_are_of_evaluations_not_of_blocks(pipeline, monkeypatch):
     rates = measure_rates(pipeline, batch_size=2, guidance_scale=1.5, repeats=3)
     assert 0 < rates.refiner_ms < rates.predictor_ms
     assert rates.decode_ms > 0
+    # Two images: 40 ms of H are two evaluations of 10 ms an image, 8 of R two of 2.
+    plan = SamplePlan("HR")
+    assert Rates.of([(plan, plan.kinds, Timing(2, (40.0, 8.0), 6.0))]) == Rates(10, 2, 3)
     assert measure_rates(tiny_pipeline(with_refiner=False), 2, 1.5, 1).refiner_ms is None
 
 
-def test_the_command_line_writes_what_the_page_reads(command_line, pipeline_folder, monkeypatch):
+def exactly(pipeline, guidance_scale, seed):
+    """Solve in steps that are fewer than the reference's."""
+    latents = tuner.ends(pipeline, SamplePlan("H" * 30), guidance_scale, seed)
+    return Reference(latents, (30,) * 64)
+
+
+def test_the_command_line_writes_what_the_page_reads(
+    command_line, pipeline_folder, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(tuner, "measure_rates", lambda *arguments: RATES)
-    monkeypatch.setattr(tuner, "solve", lambda p, g, s: tuner.ends(p, SamplePlan("H" * 30), g, s))
+    monkeypatch.setattr(tuner, "solve_reference", exactly)
     options = ("--model", pipeline_folder, "--device", "cpu", "--num-samples", 4)
     done = command_line("tune", *options, "--budget-ms", 50, "--guidance-scale", 1.5)
     assert done.code == 0, done.err
@@ -104,6 +118,13 @@ def test_the_command_line_writes_what_the_page_reads(command_line, pipeline_fold
     own = ModelDescription.read(pipeline_folder).default_plan
     assert {*PAPER_PLANS, own} <= {plan.plan for plan in found.measured}
     assert not list(pipeline_folder.glob("*.parts"))
+    # One found when the folder was not to be written would be preferred to it.
+    earlier, _ = front_files(pipeline_folder)
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text(json.dumps(content | {"weights": "others"}))
+    again = command_line("tune", *options, "--budget-ms", 50, "--guidance-scale", 1.5)
+    assert again.code == 0, again.err
+    assert not earlier.exists() and Front.of(pipeline_folder) is not None
 
 
 def test_errors_are_of_the_weights_as_they_are_stored(command_line, pipeline_folder, monkeypatch):
@@ -117,7 +138,8 @@ def test_errors_are_of_the_weights_as_they_are_stored(command_line, pipeline_fol
 
     monkeypatch.setattr(tuner, "measure_rates", lambda *arguments: RATES)
     monkeypatch.setattr(tuner, "ends", ends)
-    monkeypatch.setattr(tuner, "solve", lambda *asked: torch.ones(64, 4, 8, 8))
+    solution = Reference(torch.ones(64, 4, 8, 8), (100,) * 64)
+    monkeypatch.setattr(tuner, "solve_reference", lambda *asked: solution)
     options = ("--dtype", "bfloat16", "--device", "cpu", "--num-samples", 2, "--budget-ms", 30)
     done = command_line("tune", "--model", pipeline_folder, *options)
     assert done.code == 0, done.err
@@ -160,7 +182,7 @@ def test_a_front_is_what_remains_once_its_plans_were_run():
 def test_wrong_options_are_one_sentence(
     command_line, pipeline_folder, monkeypatch, wrong, sentence
 ):
-    monkeypatch.setattr(tuner, "solve", lambda *arguments: pytest.fail("it was solved"))
+    monkeypatch.setattr(tuner, "solve_reference", lambda *arguments: pytest.fail("it was solved"))
     refused = command_line("tune", "--model", pipeline_folder, "--device", "cpu", *wrong)
     assert refused.code == 2 and refused.err.count("\n") == 1 and sentence in refused.err
     assert not (pipeline_folder / "front.json").exists()
