@@ -39,7 +39,8 @@
         setTimeout(() => letGo(input)); // once Gradio has brought it within its limits
     });
 
-    // A picture made here, dropped anywhere on the page, is given to the tab in view.
+    // A picture made here, dropped anywhere on the page, is given to the tab in view, or, where
+    // that takes none, to the first, which is then opened.
     const files = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
     const show = (shown) => document.body.classList.toggle("dropping", shown);
     document.addEventListener("dragover", (event) => {
@@ -53,9 +54,12 @@
         event.preventDefault();
         show(false);
         const buttons = [...document.querySelectorAll(".restore")];
-        const button = buttons.find((button) => button.offsetParent) ?? buttons[0];
+        const inView = buttons.find((button) => button.offsetParent);
+        const button = inView ?? buttons[0];
         const file = event.dataTransfer.files[0];
         if (!button || !file) return;
+        const panel = button.closest("[role=tabpanel]");
+        if (!inView) document.querySelector(`[role=tab][aria-controls="${panel.id}"]`).click();
         const input = button.previousElementSibling;
         const first = new DataTransfer();
         first.items.add(file);

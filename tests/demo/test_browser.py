@@ -430,10 +430,14 @@ def test_a_picture_dropped_anywhere_is_sampled_again_while_live(
     info = Settings("tiny-postcards", ("fish",), "H2P1R1", 2.5, 1, 7).png_info({})
     Image.new("RGB", (8, 8)).save(picture, pnginfo=info)
     visit.live.check()
+    visit.open_tab("Compare")  # which takes no picture: the first tab does
     visit.page.evaluate(DROP, list(picture.read_bytes()))
-    visit.expect_readout("H2P1R1 · ")
+    readout = visit.page.locator(".card").first
+    expect(readout).to_have_text(re.compile("H2P1R1 · "), timeout=PATIENCE_MS)
+    expect(readout).to_be_visible()
     expect(visit.pictures).to_have_count(1)
-    visit.chosen("fish")
+    chosen = visit.page.locator(".tile[aria-pressed=true]:visible")
+    expect(chosen).to_have_text(["fish"], timeout=PATIENCE_MS)
     visit.page.wait_for_url("**class=fish&**seed=7")
     assert visit.complaints == []
     visit.page.close()
