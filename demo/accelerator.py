@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from threading import Condition, Event, Thread
 from typing import Any
 
-from demo.events import Comparison, Passing
+from demo.events import Awaited, Passing
 
 # The page runs on the machine it measures. Encoding, sending and showing four previews beside the
 # blocks made those take twice as long on 2 cores, so the two take turns: blocks run undisturbed for
@@ -20,7 +20,7 @@ _UNDISTURBED_S = 1.0
 _PATIENCE_S = 0.25
 _SETTLING_S = 0.1
 # The pictures of a comparison take seconds to encode: in that time neither plan is to be timed.
-_COMPARISON_PATIENCE_S = 20.0
+_LONG_PATIENCE_S = 20.0
 
 
 @dataclass
@@ -41,8 +41,7 @@ class _Task:
         """Give the consumer what was held back, and time to deal with it."""
         for event in held:
             self.give(event)
-            is_timed = isinstance(event, Comparison)
-            patience = _COMPARISON_PATIENCE_S if is_timed else _PATIENCE_S
+            patience = _LONG_PATIENCE_S if isinstance(event, Awaited) else _PATIENCE_S
             with self.dealt:
                 self.dealt.wait_for(lambda: not self.open or self.cancelled.is_set(), patience)
         self.cancelled.wait(_SETTLING_S * len(held))

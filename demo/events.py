@@ -113,6 +113,10 @@ class Passing:
     """What matters only until the next event: of several at once, the last is worth showing."""
 
 
+class Awaited:
+    """What takes long to show, and is dealt with before anything more is timed."""
+
+
 @dataclass(frozen=True)
 class Advanced(Passing):
     """A block of a comparison is done.
@@ -162,7 +166,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Awaited):
     """Two plans from the same noise, run in turn.
 
     Args:

@@ -183,10 +183,9 @@ def tune(
     content["weights"] = front.weights_hash(folder)
     write_json(content, file)
     parts.remove()
-    if output is None:
-        for earlier in front.front_files(folder):  # found when the folder was not to be written
-            if earlier != file:
-                earlier.unlink(missing_ok=True)
+    cached, beside = front.front_files(folder)
+    if file == beside:  # one found when the folder was not to be written would be preferred to it
+        cached.unlink(missing_ok=True)
     print(f"wrote {file}")
     _print_rows(content["plans"])
 

@@ -147,8 +147,7 @@ def tune(
     affordable = {plan: e for plan, e in errors.items() if rates.ms_of(plan) <= budget}
     worth = offered(front(affordable, rates.ms_of), errors)
     settings = replace(settings, plans=tuple(map(str, worth)))
-    if parts.folder.exists():
-        parts.remove()
+    parts.remove()
     run = evaluate(pipeline, settings, parts, evaluator, are_compared=lambda plan, other: True)
     rows = [row | {"solver_error": errors[p]} for row, p in zip(run["rows"], worth, strict=True)]
     rows = confirmed(rows, run["pairs"])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 
 import pytest
 import torch
@@ -125,6 +126,11 @@ def test_the_command_line_writes_what_the_page_reads(
     again = command_line("tune", *options, "--budget-ms", 50, "--guidance-scale", 1.5)
     assert again.code == 0, again.err
     assert not earlier.exists() and Front.of(pipeline_folder) is not None
+    # Where the folder is not to be written, what is in it stays.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != pipeline_folder)
+    elsewhere = command_line("tune", *options, "--budget-ms", 50, "--guidance-scale", 1.5)
+    assert elsewhere.code == 0, elsewhere.err
+    assert earlier.exists() and (pipeline_folder / "front.json").exists()
 
 
 def test_errors_are_of_the_weights_as_they_are_stored(command_line, pipeline_folder, monkeypatch):
