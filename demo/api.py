@@ -135,8 +135,9 @@ def prompts(service: TextService) -> Arguments:
 def sizes(service: TextService) -> Arguments:
     """Return the default and the JSON schema of the two sides."""
     default = service.default_settings
-    side = {"type": "integer", "minimum": 8, "maximum": MAX_SIDE, "multipleOf": 8}
-    side["description"] = "in pixels, a multiple of 8"
+    factor = service.model.factor
+    side = {"type": "integer", "minimum": factor, "maximum": MAX_SIDE, "multipleOf": factor}
+    side["description"] = f"in pixels, a multiple of {factor}"
     return {"height": (default.height, side), "width": (default.width, side)}
 
 

@@ -85,6 +85,7 @@ def finished(comparison: Comparison, difference: Difference) -> str:
         f"{comparison.speed_up(faster):.1f}×",
         f"as fast: {fast.plan.plan} against {slow.plan.plan}",
         " · ".join(facts),
+        below=readout.hints(comparison.warnings),
     )
 
 
@@ -208,6 +209,7 @@ def record(comparison: Comparison, difference: Difference, front: Front | None) 
         "difference_factor": difference.factor,
         "difference_rms": difference.rms,
         "front": chart and [_point_record(point) for point in chart],
+        "warnings": list(comparison.warnings),
         "versions": dict(comparison.versions),
     }
 

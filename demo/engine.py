@@ -91,6 +91,7 @@ class Engine:
         """Yield a Preview after every block, then Done."""
         pipeline, plan = self.pipeline, request.plan
         settings, captions = self._settings(request), self._captions(request)
+        warnings = tuple(pipeline.warnings(request))
         block_ms, before = [], None
         with self._enough_memory(captions):
             for progress in pipeline.run(pipeline.job(request), plan):
@@ -120,11 +121,12 @@ class Engine:
             settings,
             heun_ms_per_image(plan, timing),
             VERSIONS,
+            warnings,
         )
 
-    def cut_warnings(self, prompt: str) -> list[str]:
-        """Return what of a prompt is longer than the tokenizer's window. Raises as a request."""
-        return self.pipeline.warnings(self.pipeline.request(prompt))
+    def cut_warnings(self, prompt: str, negative_prompt: str) -> list[str]:
+        """Return what of texts is longer than the tokenizer's window. Raises as a request."""
+        return self.pipeline.warnings(self.pipeline.request(prompt, negative_prompt))
 
     def _settings(self, request: Request) -> AnySettings:
         if isinstance(request, TextToImageRequest):
@@ -152,6 +154,7 @@ class Engine:
         pipeline, plans = self.pipeline, [request.plan for request in requests]
         job = pipeline.job(requests[0])
         captions = self._captions(requests[0])
+        warnings = tuple(pipeline.warnings(requests[0]))
         sides = [
             Side(PlanSummary.of(request.plan), request.plan.kinds, self._settings(request))
             for request in requests
@@ -170,7 +173,7 @@ class Engine:
                 sides[index] = _with_run(sides[index], pictures, timing)
                 shown = tuple(side for side in sides if side.timings)
                 if k == 0 or len(sides[0].timings) == len(sides[1].timings):
-                    yield Comparison(shown, captions, _ROUNDS, VERSIONS, self.rates)
+                    yield Comparison(shown, captions, _ROUNDS, VERSIONS, self.rates, warnings)
 
 
 @contextmanager

@@ -77,6 +77,7 @@ class Done:
         heun_ms_per_image: what as many Heun blocks would have taken in this run; None if the
             plan is that plan.
         versions: of what made them.
+        warnings: what a person should know of what was asked for.
     """
 
     pictures: tuple[Image.Image, ...]
@@ -87,6 +88,7 @@ class Done:
     settings: AnySettings
     heun_ms_per_image: float | None
     versions: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
     @property
     def speed_up(self) -> float | None:
@@ -175,6 +177,7 @@ class Comparison(Awaited):
         num_rounds: how often each plan is to be run.
         versions: of what made them.
         warm: what the model's parts took when it was loaded, if that is known.
+        warnings: what a person should know of what was asked for.
     """
 
     sides: tuple[Side, ...]
@@ -182,6 +185,7 @@ class Comparison(Awaited):
     num_rounds: int
     versions: Mapping[str, str]
     warm: Rates | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def rounds(self) -> int:

@@ -93,7 +93,13 @@ def finished(done: Done, is_earlier: bool = False) -> str:
         badge = (
             f'<span class="badge" title="{how}">{done.speed_up:.1f}× as fast as {baseline}</span>'
         )
-    return card(milliseconds(total), "ms / image", " · ".join(facts), badge, _blocks(done))
+    below = _blocks(done) + hints(done.warnings)
+    return card(milliseconds(total), "ms / image", " · ".join(facts), badge, below)
+
+
+def hints(warnings: Sequence[str]) -> str:
+    """Return what a person should know of what was asked for."""
+    return "".join(f'<p class="hint refused">{escape(text)}</p>' for text in warnings)
 
 
 def thumbnails(preview: Preview, count: int) -> tuple[str, ...]:
@@ -147,6 +153,7 @@ def record(done: Done) -> dict[str, Any]:
         "refiner_evaluations": done.plan.refiner_evaluations,
         "heun_ms_per_image": done.heun_ms_per_image,
         "speed_up": done.speed_up,
+        "warnings": list(done.warnings),
         "query": done.settings.to_query(),
         "versions": dict(done.versions),
     }

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+from demo import readout
 from demo.accelerator import Accelerator
 from demo.downloads import Download
 from demo.events import Advanced, Comparison, Done, Kept, Preview, Stopped
@@ -143,19 +143,18 @@ class TextService(Service):
                         self._kept.pop(next(iter(self._kept)), None)
                 yield event
 
-    def cut_warning(self, prompt: str) -> str:
-        """Return, in HTML, what of a prompt is not read; empty if all of it is, or nobody knows.
+    def cut_warning(self, prompt: str, negative_prompt: str = "") -> str:
+        """Return, in HTML, what of texts is not read; empty if all of it is, or nobody knows.
 
-        Which that is only the loaded tokenizer can say.
+        Which that is only the loaded tokenizer can say; of what is sampled, the readout says it.
         """
         engine = self.engine
         if engine is None:
             return ""
         try:
-            warnings = engine.cut_warnings(prompt)
+            return readout.hints(engine.cut_warnings(prompt, negative_prompt))
         except ValueError:  # Generate says what is wrong with it
             return ""
-        return "".join(f'<p class="hint refused">{escape(text)}</p>' for text in warnings)
 
     def compare_plans(
         self,
@@ -197,6 +196,7 @@ class TextService(Service):
             seed,
             things.height,
             things.width,
+            self.model.factor,
         )
 
 

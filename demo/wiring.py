@@ -179,13 +179,13 @@ def connect(
     plan: PlanControls,
     buttons: RunControls,
     results: Results,
-    examples: tuple[gr.Number, Callable[..., Iterator[Any]]] | None = None,
+    more_ways: Sequence[tuple[gr.Number, Callable[..., Iterator[Any]]]] = (),
 ) -> None:
     """Make Generate ask the service by `ask`, and Stop end it; `task` is the tab's own name.
 
     So do the plan's controls, while they are live, with the seed that is there. The last two of
-    `inputs` are the seed and whether to draw one. `examples` are what counts those that were
-    pressed, and what is asked for them, with the seed that is there.
+    `inputs` are the seed and whether to draw one. `more_ways` are what counts other requests, and
+    what is asked for them, with the seed that is there.
     """
     *_, seed, _ = inputs
 
@@ -206,10 +206,11 @@ def connect(
     gr.on([slider.release for slider in plan.sliders], **let_go)
     chosen.then(**let_go)
     afforded.then(**let_go)
-    ways = [(buttons.presses, partial(shown, service, ask)), (plan.moves, with_the_seed(ask))]
-    if examples is not None:
-        pressed, ask_for_example = examples
-        ways.append((pressed, with_the_seed(ask_for_example)))
+    again = [(plan.moves, ask), *more_ways]
+    ways = [
+        (buttons.presses, partial(shown, service, ask)),
+        *((count, with_the_seed(its)) for count, its in again),
+    ]
     connect_runs(
         service,
         task,

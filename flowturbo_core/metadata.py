@@ -20,7 +20,9 @@ from flowturbo_core.requests import ClassConditionalRequest, TextToImageRequest,
 
 VERSION = 1
 _KEY = "flowturbo"
-_MAX_TEXT = 10_000
+# Of an address: two texts of 2,000 characters, each up to 12 bytes there, and the rest.
+_MAX_TEXT = 50_000
+_MAX_NAME = 60  # bytes, of a part of a file's name
 _MAX_FIELDS = 300
 
 
@@ -271,4 +273,5 @@ def _converted(name: str, text: str, kind: type) -> Any:
 
 def safe_name(text: str) -> str:
     """Return `text` as a part of a file's name that every system takes."""
-    return re.sub(r"[^\w-]+", "-", text).strip("-")[:60] or "picture"
+    name = re.sub(r"[^\w-]+", "-", text).strip("-").encode()[:_MAX_NAME]
+    return name.decode(errors="ignore") or "picture"

@@ -13,6 +13,10 @@ from safetensors.torch import load_file
 from flowturbo_core.models.catalog import HUB_MODELS
 from tests.core.pipelines.tiny_text import tiny_text_pipeline, write_sd_folder
 
+UNKNOWN = 404, b"{}", {"X-Error-Code": "RepoNotFound"}
+GATED = 403, b"{}", {"X-Error-Code": "GatedRepo"}
+FAILING = 500, b"", {}
+NO_HUB = 200, b"<html>Welcome</html>", {}
 SHA = "0123456789abcdef0123456789abcdef01234567"
 MODEL = HUB_MODELS[0]
 
@@ -20,15 +24,15 @@ MODEL = HUB_MODELS[0]
 class Hub(ThreadingHTTPServer):
     """Serves the files of a folder as the hub does those of one repository.
 
-    `broken` names files that break off half-way, `missing` whether the repository is unknown;
-    `asked` holds the paths of the files that were sent.
+    `broken` names files that break off half-way; `refusal` is what every request gets instead:
+    a status, a body and headers; `asked` holds the paths of the files that were sent.
     """
 
     daemon_threads = True
 
     def __init__(self, folder):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder, self.broken, self.missing, self.asked = folder, set(), False, []
+        self.folder, self.broken, self.refusal, self.asked = folder, set(), None, []
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
 
     def listing(self):
@@ -60,8 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body):
         path = self.path.partition("?")[0]
-        if self.server.missing:
-            return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, with_body)
+        if self.server.refusal is not None:
+            return self._send(*self.server.refusal, with_body)
         if path.startswith("/api/"):
             content = self.server.tree() if "/tree/" in path else self.server.listing()
             return self._send(200, json.dumps(content).encode(), {}, with_body)

@@ -12,22 +12,25 @@ from demo.text_service import EXAMPLES, TextService
 from flowturbo_core.metadata import TextSettings
 from flowturbo_core.requests import MAX_TEXT
 
-_SIDE_STEP = 8  # pixels: what one latent pixel spans
-# Counts as a plan's sliders do, once the typing has paused: of several at once, only the last.
+# Counts what was typed while live, once the typing has paused: of several at once, only the last.
 _PAUSE_MS = 450
-_TYPED = f"""(live, moves, text) => new Promise((resolve) => {{
+_TYPED = f"""(live, typed, text) => new Promise((resolve) => {{
     const box = document.querySelector(".prompt textarea");
-    setTimeout(() => resolve(live && text.trim() && box.value === text ? moves + 1 : moves),
-        {_PAUSE_MS});
+    setTimeout(() => resolve(live && text.trim() && box.value === text
+        ? typed + 1 : {{ __type__: "update" }}), {_PAUSE_MS});
 }})"""
 
 
 class TextControls(NamedTuple):
-    """What to show, and what to lead away from; `pressed` counts the examples that were chosen."""
+    """What to show, and what to lead away from.
+
+    `pressed` counts the examples that were chosen, `typed` the texts that were written while live.
+    """
 
     prompt: gr.Textbox
     negative_prompt: gr.Textbox
     pressed: gr.Number
+    typed: gr.Number
 
 
 def build(services: Sequence[TextService], page: gr.Blocks) -> None:
@@ -50,7 +53,7 @@ def _build_pane(service: TextService, page: gr.Blocks, siblings: Sequence[TextSe
                 num_images = controls.images_control(NUM_IMAGES, "Images", default.num_images)
                 with gr.Row():
                     height, width = (
-                        side_control(name, getattr(default, name.lower()))
+                        side_control(name, getattr(default, name.lower()), service.model.factor)
                         for name in ("Height", "Width")
                     )
             seed = controls.seed_controls()
@@ -67,10 +70,12 @@ def _build_pane(service: TextService, page: gr.Blocks, siblings: Sequence[TextSe
         return *asked, request.height, request.width, request.num_images, request.seed, False
 
     ask = service.generate_text_to_image
-    task, examples = f"text-to-image {service.name}", (texts.pressed, partial(ask, is_example=True))
-    wiring.connect(service, task, ask, inputs, plan, buttons, results, examples)
-    typed = {"js": _TYPED, "trigger_mode": "multiple", **controls.HELPER}
-    texts.prompt.input(None, [plan.live, plan.moves, texts.prompt], plan.moves, **typed)
+    ways = (texts.typed, ask), (texts.pressed, partial(ask, is_example=True))
+    wiring.connect(
+        service, f"text-to-image {service.name}", ask, inputs, plan, buttons, results, ways
+    )
+    paused = {"js": _TYPED, "trigger_mode": "multiple", **controls.HELPER}
+    texts.prompt.input(None, [plan.live, texts.typed, texts.prompt], texts.typed, **paused)
 
     def takes(model: str | None) -> bool:
         others = [its.name for its in siblings[1:]]
@@ -105,19 +110,20 @@ def text_controls(service: TextService) -> TextControls:
     # Chosen no longer, so that it can be pressed again.
     both = {"inputs": [examples, pressed], "outputs": [prompt, examples, pressed]}
     examples.input(None, **both, js="(text, pressed) => [text, null, pressed + 1]")
-    prompt.change(
-        service.cut_warning, prompt, warning, trigger_mode="always_last", **controls.HELPER
-    )
-    return TextControls(prompt, negative_prompt, pressed)
+    written = [prompt, negative_prompt]
+    told = {"trigger_mode": "always_last", **controls.HELPER}
+    gr.on([text.change for text in written], service.cut_warning, written, warning, **told)
+    typed = gr.Number(0, visible=False, label="Texts typed")
+    return TextControls(prompt, negative_prompt, pressed, typed)
 
 
-def side_control(label: str, value: int) -> gr.Slider:
-    """Add one side of the images."""
+def side_control(label: str, value: int, factor: int) -> gr.Slider:
+    """Add one side of the images, a multiple of `factor`."""
     return gr.Slider(
-        max(value // 2, _SIDE_STEP),
+        factor * max(value // 2 // factor, 1),
         2 * value,
         value=value,
-        step=_SIDE_STEP,
+        step=factor,
         label=label,
         buttons=[],
         min_width=120,

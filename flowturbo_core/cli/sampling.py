@@ -35,7 +35,7 @@ from flowturbo_core.models.catalog import (
 )
 from flowturbo_core.models.hub import fetch, hub_model
 from flowturbo_core.pipelines.loading import load_pipeline
-from flowturbo_core.requests import MAX_IMAGES, brief, whole_number
+from flowturbo_core.requests import MAX_IMAGES, MAX_SEED, brief, whole_number
 from flowturbo_core.usage import number
 
 
@@ -175,6 +175,7 @@ def sample_captions(
         raise ValueError(f"{description.name} makes pictures of {description.task}, not of texts")
     batch_size = whole_number("batch_size", batch_size, 1, MAX_IMAGES)
     wanted = list(captions_in(captions).items())
+    whole_number(f"the first seed of {len(wanted)} pictures", seed, 0, MAX_SEED - len(wanted) + 1)
     check_folder(output_dir)
     pipeline = load_pipeline(model, target, resolve_dtype(dtype, target))
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -188,6 +189,8 @@ def sample_captions(
             height=height,
             width=width,
         )
+        for warning in pipeline.warnings(request):
+            print(f"warning: {warning}", file=sys.stderr)
         asked = TextSettings.of(description.name, request)
         each = [asked.of_picture(k) for k in range(len(batch))]
         files = [output_dir / name for name, _ in batch]

@@ -152,6 +152,7 @@ class ModelDescription:
         default_plan: the plan where none is given.
         default_guidance_scale: the guidance scale where none is given.
         image_size: the side, in pixels, of the images that a model of texts was trained on.
+        factor: the pixels a side that its autoencoder makes one latent of.
     """
 
     name: str
@@ -162,6 +163,7 @@ class ModelDescription:
     default_plan: str
     default_guidance_scale: float
     image_size: int | None = None
+    factor: int = 8
 
     @classmethod
     def read(cls, name_or_path: str | Path) -> Self:
@@ -188,7 +190,7 @@ class ModelDescription:
                     0,
                     MAX_GUIDANCE_SCALE,
                 ),
-                _image_size(folder, index) if task == TEXTS else None,
+                *(_image_size_and_factor(folder, index) if task == TEXTS else ()),
             )
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
@@ -275,10 +277,11 @@ def read_index(folder: Path, *class_names: str) -> dict[str, Any]:
         raise ValueError(
             f"{file} describes {brief(index.get('_class_name'))}, not a {' or '.join(class_names)}"
         )
-    return index
+    # Of an optional part that is not there, diffusers writes nulls.
+    return {name: entry for name, entry in index.items() if entry != [None, None]}
 
 
-def _image_size(folder: Path, index: dict[str, Any]) -> int:
+def _image_size_and_factor(folder: Path, index: dict[str, Any]) -> tuple[int, int]:
     entry = index.get("vae")
     is_shared = isinstance(entry, list) and len(entry) == 2 and entry[0] == CATALOGUE
     vae = model_folder(entry[1]) if is_shared else folder / "vae"
@@ -286,18 +289,21 @@ def _image_size(folder: Path, index: dict[str, Any]) -> int:
     try:
         levels = len(vae_config["block_out_channels"])
         patch = math.isqrt(vae_config.get("in_channels", 3) // 3)
-        size = unet_config["sample_size"]
-        return whole_number("image size", size * patch * 2 ** (levels - 1), 8, MAX_SIDE)
+        factor = patch * 2 ** (levels - 1)
+        size = whole_number("image size", unet_config["sample_size"] * factor, 1, MAX_SIDE)
+        return size, whole_number("factor", factor, 1, MAX_SIDE)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError("its parts do not say how large its images are") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Return the JSON object in `file`; raises ValueError, naming it, for anything else."""
+    if not file.exists():
+        raise ValueError(f"there is no file {file}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is missing or no JSON: {in_short(error)}") from error
+        raise ValueError(f"{file} is no JSON: {in_short(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold a JSON object, not a {type(content).__name__}")
     return content

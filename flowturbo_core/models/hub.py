@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from errno import ENOSPC
 from functools import partial
+from json import JSONDecodeError
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -87,7 +89,24 @@ def fetch(model: HubModel, endpoint: str | None = None) -> Iterator[Fetched]:
     except Timeout as error:
         raise ValueError(f"{model.name} is being fetched by another program") from error
     except Exception as error:  # a network, a hub and a disk fail in every way there is
-        raise ValueError(f"{model.name} could not be fetched: {in_short(error)}") from error
+        raise ValueError(f"{model.name} could not be fetched: {_reason(error, model)}") from error
+
+
+def _reason(error: Exception, model: HubModel) -> str:
+    """Return why a fetch failed: what libraries say of it goes on for lines."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return f"{model.repository} is open only to those whom its owners let in"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"the hub has no {model.repository} that is open to all"
+    if isinstance(error, HfHubHTTPError):
+        return f"the hub answered {error.response.status_code} {error.response.reason_phrase}"
+    if isinstance(error, JSONDecodeError):
+        return "what answers at the hub's address is no hub"
+    if isinstance(error, OSError) and error.errno == ENOSPC:
+        return "the disk is full"
+    return in_short(error)
 
 
 def _fetch(model: HubModel, arrived: Path, endpoint: str | None) -> Iterator[Fetched]:
@@ -105,6 +124,7 @@ def _fetch(model: HubModel, arrived: Path, endpoint: str | None) -> Iterator[Fet
     about = HfApi(endpoint, token=False).model_info(model.repository, files_metadata=True)
     files = wanted_files({file.rfilename: file.size or 0 for file in about.siblings or []})
     total = sum(files.values())
+    _check_disk(files, arrived)
     arriving = _begun(
         partial(
             snapshot_download,
@@ -126,6 +146,15 @@ def _fetch(model: HubModel, arrived: Path, endpoint: str | None) -> Iterator[Fet
     arriving.result()
     yield Fetched(total, total)
     _settle(model, arrived)
+
+
+def _check_disk(files: Mapping[str, int], arrived: Path) -> None:
+    """Raise ValueError where the disk has no room for what is to come, and for turning it."""
+    pickled = sum(size for name, size in files.items() if name.endswith(".bin"))
+    needed = sum(files.values()) + pickled - _bytes_in(arrived)
+    free = shutil.disk_usage(arrived.parent).free
+    if needed > free:
+        raise ValueError(f"it takes {needed / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} left")
 
 
 def _begun(work: Callable[[], object]) -> Future:

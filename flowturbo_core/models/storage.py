@@ -19,6 +19,7 @@ from flowturbo_core.requests import brief, whole_number
 _SHIPPED_SHARD_SIZE = "9MB"
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _FLOATING_POINT = ("F64", "F32", "F16", "BF16")
 # What the attention of an autoencoder was called before, as in Stable Diffusion's.
 _RENAMED = {
@@ -140,9 +141,21 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names))]
 
 
+def require_weights(file: Path) -> None:
+    """Raise ValueError if there is no such file; beside a pickle, with what converts that."""
+    if file.is_file():
+        return
+    pickles = sorted(path.name for kind in _PICKLES for path in file.parent.glob(f"*{kind}"))
+    if pickles:
+        raise ValueError(
+            f"{file.parent} has {pickles[0]}, a pickle, which could run code: "
+            "`python -m flowturbo_core convert-text` makes safetensors of it"
+        )
+    raise ValueError(f"there is no file {file}")
+
+
 def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
-    if not file.is_file():
-        raise ValueError(f"there is no file {file}")
+    require_weights(file)
     shapes = {}
     try:
         with safe_open(file, "pt") as shard:

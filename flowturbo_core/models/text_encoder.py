@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
 from flowturbo_core.models.catalog import in_short, read_json
-from flowturbo_core.models.storage import check_shapes
+from flowturbo_core.models.storage import check_shapes, require_weights
 from flowturbo_core.requests import whole_number
 
 _WEIGHTS = "model.safetensors"
@@ -68,8 +68,7 @@ def load_text_encoder(folder: Path) -> CLIPTextModel:
 
 def _tensors_in(file: Path) -> dict[str, Tensor]:
     """Return the parameters in a file, in float32, by their names of today."""
-    if not file.is_file():
-        raise ValueError(f"there is no file {file}")
+    require_weights(file)
     try:
         found = load_file(file)
     except (SafetensorError, OSError) as error:
@@ -161,7 +160,11 @@ def tokens_of(texts: Sequence[str], tokenizer: CLIPTokenizer, length: int) -> Te
 
 
 def cut_off(text: str, tokenizer: CLIPTokenizer, length: int) -> str:
-    """Return the end of `text` that does not fit into `length` tokens; empty if all of it fits."""
+    """Return the end of `text` that does not fit into `length` tokens; empty if all of it fits.
+
+    The tokenizer is set to cut nothing, for whoever uses it at the same time as well: `tokens_of`
+    needs another.
+    """
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     rest = encoded["offset_mapping"][length - 2 :]  # beside the start and the end
     return text[rest[0][0] :] if rest else ""

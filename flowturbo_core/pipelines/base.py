@@ -187,6 +187,10 @@ class FlowPipeline:
         """Return a request of `count` images of different things, the same ones each time."""
         raise NotImplementedError  # pragma: no cover
 
+    def warnings(self, request: Any) -> list[str]:
+        """Return what a person should know of a request that is served as far as it can be."""
+        return []
+
     def job(self, request: Any) -> Job:
         """Return the job of a request."""
         raise NotImplementedError  # pragma: no cover
@@ -388,7 +392,8 @@ def _find_part(
         folder = model_folder(entry[1])
         class_name = named_class(folder)
     else:
-        folder, class_name = folder / name, entry[-1]
+        # Some name a tokenizer by what was its faster form.
+        folder, class_name = folder / name, entry[-1].removesuffix("Fast")
     by_name = {c.__name__: c for c in allowed}
     if class_name not in by_name:
         raise ValueError(

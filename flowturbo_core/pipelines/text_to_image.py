@@ -1,9 +1,11 @@
 """Images of a text: a UNet, perhaps its refiner, an autoencoder, and a text encoder."""
 
+import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -17,6 +19,8 @@ from flowturbo_core.models.catalog import (
     EXAMPLE_PROMPTS,
     TASKS,
     TEXTS,
+    model_folder,
+    read_json,
 )
 from flowturbo_core.models.lora import add_lora
 from flowturbo_core.models.sit import REFINER_VARIANTS
@@ -55,8 +59,8 @@ class TextToImagePipeline(FlowPipeline):
     ```
 
     Loads folders whose index says RectifiedFlowPipeline, as InstaFlow's do (Liu et al.,
-    2309.06380), or StableDiffusionPipeline, if their UNet predicts a velocity; what else such a
-    folder has, a scheduler or a safety checker, is passed over.
+    2309.06380), or StableDiffusionPipeline, if their UNet predicts a velocity: `warnings` has it
+    where their scheduler says otherwise. What else such a folder has is passed over.
 
     Args:
         unet: the velocity model.
@@ -106,12 +110,30 @@ class TextToImagePipeline(FlowPipeline):
         )
         self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
         self.refiner_variant = refiner_variant
+        self._notes: tuple[str, ...] = ()
+        # What a tokenizer cuts and pads is part of its state; texts are measured by any thread.
+        self._measure = copy.deepcopy(tokenizer)
         _check_parts(unet, vae, text_encoder, tokenizer, refiner)
 
     def parts(self) -> dict[str, Any]:
         """Return what a folder of this model holds, by the name it has there."""
         parts = super().parts()
         return parts | {"refiner": self.refiner.unet} if "refiner" in parts else parts
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | str = torch.float32,
+    ) -> Self:
+        """Load a bundled model by name, or any folder of this layout.
+
+        Raises ValueError, naming the folder, if a part is missing, broken or not allowed.
+        """
+        pipeline = super().from_pretrained(name_or_path, device, dtype)
+        pipeline._notes = _doubts(model_folder(name_or_path))
+        return pipeline
 
     @classmethod
     def load_part(cls, part_class: type, folder: Path) -> Any:
@@ -182,14 +204,15 @@ class TextToImagePipeline(FlowPipeline):
         return self.request(texts, guidance_scale=guidance_scale, seed=seed)
 
     def warnings(self, request: TextToImageRequest) -> list[str]:
-        """Return what a person should know: of each text, the end that is not read."""
+        """Return what a person should know: of each text, the end that is not read.
+
+        And that of a folder which says it is of a diffusion, pictures will be noise.
+        """
         texts = dict.fromkeys((*request.prompts, request.negative_prompt))
-        cut = ((text, cut_off(text, self.tokenizer, self.window)) for text in texts)
-        return [
-            f"only the first {self.window - 2} tokens of a text are read; left out: {end!r}"
-            for _, end in cut
-            if end
-        ]
+        ends = (cut_off(text, self._measure, self.window) for text in texts)
+        read = f"only the first {self.window - 2} tokens of a text are read"
+        cut = (f"{read}; left out: {brief(end)}" for end in ends if end)
+        return [*self._notes, *cut]
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
@@ -233,6 +256,7 @@ class TextToImagePipeline(FlowPipeline):
         request = self.request(
             prompt, negative_prompt, plan, guidance_scale, num_images, seed, height, width
         )
+        self._warn(request)
         return self.run(self.job(request, generator, latents), request.plan)
 
     def __call__(
@@ -253,7 +277,7 @@ class TextToImagePipeline(FlowPipeline):
 
         Args:
             prompt: a text or several; images come in their order. What is longer than the
-                tokenizer's window is cut: `warnings` says so.
+                tokenizer's window is cut, with a warning.
             negative_prompt: what guidance leads away from.
             plan: a plan such as "H1P6R3"; None takes the model's default.
             guidance_scale: classifier-free guidance, 1 is none; None takes the model's default.
@@ -272,7 +296,26 @@ class TextToImagePipeline(FlowPipeline):
         request = self.request(
             prompt, negative_prompt, plan, guidance_scale, num_images, seed, height, width
         )
+        self._warn(request)
         return self.finish(self.job(request, generator, latents), request.plan, output_type)
+
+    def _warn(self, request: TextToImageRequest) -> None:
+        for text in self.warnings(request):
+            warnings.warn(text, stacklevel=3)
+
+
+def _doubts(folder: Path) -> tuple[str, ...]:
+    """Return what makes it doubtful that a folder's UNet predicts the velocity of a flow."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    if read_json(folder / "model_index.json")["_class_name"] != "StableDiffusionPipeline":
+        return ()
+    predicted = read_json(file).get("prediction_type") if file.is_file() else None
+    if predicted is None:
+        return ()
+    return (
+        f"this folder's scheduler takes the UNet's output for {brief(predicted)}: unless it was "
+        "trained as a flow, its pictures are noise",
+    )
 
 
 def _check_parts(

@@ -77,6 +77,9 @@ def test_those_of_texts_go_the_same_ways(tmp_path):
 def test_a_file_is_named_by_what_is_on_it():
     assert TEXT_SETTINGS.file_name == "a-cat-red-blue-H1P6R3-seed7"
     assert safe_name("../../etc/passwd") == "etc-passwd" and safe_name("🚀") == "picture"
+    assert safe_name("x" * 99) == "x" * 60
+    # Letters of four bytes each: of names, file systems count those.
+    assert safe_name("\U0001d4ea" * 99) == "\U0001d4ea" * 15 and safe_name("aé" * 99) == "aé" * 20
 
 
 def test_an_address_may_name_a_part_and_more():
@@ -114,7 +117,7 @@ HOSTILE = "<script>alert(1)</script>"
         ("{", "not JSON"),
         ("[" * 5000, "not JSON"),
         ("[]", "not a JSON object"),
-        ("x" * 1_000_000, "longer than 10000 characters"),
+        ("x" * 1_000_000, "longer than 50000 characters"),
         (text(version=2), "of version 2, and this page reads version 1"),
         (text(version=None), "of version None"),
         (text(version=True), "of version True"),
@@ -159,7 +162,7 @@ def test_what_is_no_picture_of_ours(file, sentence):
         ("seed=1e3", "seed must be a whole number"),
         ("guidance_scale=much", "guidance_scale must be a number, not 'much'"),
         ("num_images=", "num_images must be a whole number, not ''"),
-        ("class=" + "x" * 20_000, "longer than 10000 characters"),
+        ("class=" + "x" * 60_000, "longer than 50000 characters"),
         ("&".join(["class=a"] * 400), "more than 300 settings"),
     ],
 )
@@ -167,3 +170,8 @@ def test_a_hostile_address_is_one_short_sentence(query, sentence):
     with pytest.raises(ValueError, match=sentence) as refusal:
         Settings.from_query(query, SETTINGS)
     assert len(str(refusal.value)) < 200
+
+
+def test_the_longest_texts_come_back_from_an_address():
+    longest = replace(TEXT_SETTINGS, prompts=("🚀" * 2000,), negative_prompt="ש" * 2000)
+    assert TextSettings.from_query(longest.to_query(), TEXT_SETTINGS) == longest

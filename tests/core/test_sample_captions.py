@@ -57,6 +57,18 @@ def test_every_caption_has_its_picture_from_a_noise_of_its_own(draw, by_name, tm
         assert (settings.prompts, settings.seed, settings.plan) == ((text,), 5 + k, "H1")
 
 
+def test_what_is_cut_off_is_said_of_each_caption(draw, by_name, tmp_path):
+    by_name.write_text(json.dumps({"a.png": "a red boat " * 6, "b.png": "a cat"}))
+    done = draw(by_name)
+    assert done.code == 0 and done.err.count("warning: ") == 1 and "left out" in done.err
+
+
+def test_a_seed_that_does_not_reach_the_last_picture_is_refused_at_once(draw, by_name, tmp_path):
+    done = draw(by_name, "--seed", 2**32 - 2)
+    assert done.code == 2 and "the first seed of 3 pictures" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_lines_are_numbered(draw, tmp_path):
     (tmp_path / "captions.txt").write_text("a cat\na boat\n")
     assert draw(tmp_path / "captions.txt").code == 0

@@ -16,6 +16,7 @@ from demo import accelerator as accelerator_module
 from demo import ui
 from demo.class_service import ClassService
 from demo.engine import Engine
+from demo.studio import load_services
 from demo.text_service import TextService
 from flowturbo_core.data import postcards
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoencoder_hash
@@ -151,6 +152,16 @@ def address(serve, service):
     return serve(service)
 
 
+@pytest.fixture(scope="session")
+def bundled_address(serve):
+    """Return the address of the page as it is without options: the models that ship."""
+    classes, texts = load_services()
+    for its in (classes, *texts):
+        if its.download is None:
+            its.wait()
+    return serve(classes, *texts)
+
+
 @dataclass
 class ScriptedPipeline:
     """Blocks that take `BLOCK_MS` by their own account, and wait for `gate` in truth."""
@@ -164,6 +175,9 @@ class ScriptedPipeline:
         self.gate.set()
         self.blocks, self.threads = [], set()
         self.fail_at = None
+
+    def warnings(self, request):
+        return []
 
     def job(self, request):
         return SimpleNamespace(x_init=request.labels, name=request.class_labels)

@@ -1,11 +1,9 @@
 """The page in a real browser, on a desk and on a telephone."""
 
 import json
-import os
 import re
 import threading
 from io import BytesIO
-from pathlib import Path
 from urllib.parse import quote
 from zipfile import ZipFile
 
@@ -18,7 +16,7 @@ from demo.class_service import ClassService
 from demo.engine import Engine
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.metadata import Settings
-from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription, bundled_models
+from flowturbo_core.models.catalog import ModelDescription
 from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
 
 pytestmark = pytest.mark.browser
@@ -538,14 +536,10 @@ SCREENSHOTS = {
 }
 
 
-def test_screenshots(browser, address, serve, tmp_path):
-    """Save what the README shows: the bundled model's pictures, or else the tiny one's noise."""
-    if DEFAULT_MODEL in bundled_models():
-        address = serve(ClassService.load())
-    folder = Path(os.environ.get("FLOWTURBO_SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
+def test_screenshots(browser, bundled_address, tmp_path):
+    """Save what the README shows."""
     for name, (size, colours) in SCREENSHOTS.items():
-        visit = Visit(browser, address, SIZES[size], colours)
+        visit = Visit(browser, bundled_address, SIZES[size], colours)
         visit.seed.fill("0")
         visit.run()
         visit.choose_preset("H8")
@@ -553,11 +547,6 @@ def test_screenshots(browser, address, serve, tmp_path):
         visit.choose_preset("H1P5R3")
         visit.run()
         visit.live.check()
-        for picture in visit.pictures.all():
-            picture.evaluate("(image) => image.decode()")
-        visit.page.mouse.move(0, 0)
-        # As one sees it, but for what a page of its full height would have stick in the middle.
-        visit.page.add_style_tag(content=".run { position: static !important; }")
-        visit.page.screenshot(path=folder / f"{name}.png", full_page=True)
+        visit.photograph(name, tmp_path)
         assert visit.complaints == []
         visit.page.close()

@@ -1,9 +1,7 @@
 """The Compare tab in a real browser, on a desk and on a telephone."""
 
-import os
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -11,7 +9,7 @@ from playwright.sync_api import expect
 from demo.class_service import ClassService
 from demo.engine import Engine
 from flowturbo_core.data.postcards import CLASSES
-from flowturbo_core.models.catalog import DEFAULT_MODEL, ModelDescription, bundled_models
+from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.plan import SamplePlan
 from tests.conftest import write_front
 from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
@@ -205,24 +203,12 @@ def test_the_tabs_do_not_stop_each_other(browser, address):
     visit.page.close()
 
 
-def test_screenshots(browser, serve, tuned_address, tmp_path):
-    """Save what the README shows: the bundled model's pictures, or else the tiny one's noise."""
-    has_chart = True
-    if DEFAULT_MODEL in bundled_models():
-        bundled = ClassService.load()
-        tuned_address, has_chart = serve(bundled), bundled.model.front is not None
-    folder = Path(os.environ.get("FLOWTURBO_SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    visit = Comparing(browser, tuned_address, SIZES["desk"])
+def test_screenshots(browser, bundled_address, tmp_path):
+    """Save what the README shows."""
+    visit = Comparing(browser, bundled_address, SIZES["desk"])
     visit.seed.fill("0")
     visit.run()
-    if has_chart:
-        expect(visit.dots.first).to_be_visible()
-    for picture in visit.area.locator("img").all():
-        picture.evaluate("(image) => image.decode()")
-    visit.page.mouse.move(0, 0)
-    # As one sees it, but for what a page of its full height would have stick in the middle.
-    visit.page.add_style_tag(content=".run { position: static !important; }")
-    visit.page.screenshot(path=folder / "compare.png", full_page=True)
+    expect(visit.dots.first).to_be_visible()
+    visit.photograph("compare", tmp_path)
     assert visit.complaints == []
     visit.page.close()

@@ -3,6 +3,7 @@
 import random
 import re
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,7 +12,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import expect
 
+from demo import comparison, readout
 from demo.events import Comparison, Done, Preview, Stopped
+from demo.pictures import Difference
+from demo.text_service import TextService
 from flowturbo_core.metadata import TextSettings
 from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
 
@@ -115,7 +119,30 @@ def test_what_is_not_read_of_a_prompt_is_said(text_service):
     assert text_service.cut_warning("a red boat") == ""
     warning = text_service.cut_warning("a red boat " * 6 + "<b>")
     assert "left out" in warning and "&lt;b&gt;" in warning and "<b>" not in warning
+    assert "left out" in text_service.cut_warning("a cat", "a red boat " * 6)
     assert text_service.cut_warning("") == ""
+
+
+def test_what_was_not_read_is_said_with_the_result(text_service):
+    long = "a red boat " * 6
+    for changes in ({"prompt": long}, {"negative_prompt": long}):
+        *_, done = ask(text_service, num_images=1, **changes)
+        (warning,) = done.warnings
+        assert "left out" in warning and "left out" in readout.finished(done)
+        assert readout.record(done)["warnings"] == [warning]
+    *_, done = ask(text_service, num_images=1)
+    assert done.warnings == () and "left out" not in readout.finished(done)
+    *_, made = text_service.compare_plans(long, "H2", "H1P1R1", 1.5, 1, 0, False)
+    difference = Difference.of(made.sides[0].pictures, made.sides[1].pictures)
+    assert "left out" in comparison.finished(made, difference)
+    assert len(comparison.record(made, difference, None)["warnings"]) == 1
+
+
+def test_sides_are_multiples_of_what_the_autoencoder_makes_one_latent_of(text_service):
+    model = replace(text_service.model, factor=16)
+    coarse = TextService(model, text_service.wait, text_service._accelerator)
+    with pytest.raises(ValueError, match="height must be a multiple of 16, not 136"):
+        ask(coarse, height=136)
 
 
 def test_two_plans_are_compared_on_a_text(text_service):
@@ -187,15 +214,28 @@ def test_a_prompt_becomes_pictures(texts):
     assert serious_violations(texts.page) == []
 
 
-def test_while_live_what_is_typed_is_sampled_and_the_last_counts(texts):
+def test_while_live_what_is_typed_is_sampled_once_the_typing_pauses(
+    texts, text_service, monkeypatch
+):
+    engine, asked = text_service.wait(), []
+    generate = engine.generate
+    monkeypatch.setattr(engine, "generate", lambda its: (asked.append(its), generate(its))[1])
     texts.slide(heun=1, pseudo=0, refiner=0, images=1)
     texts.live.check()
     texts.prompt.fill("")
     texts.prompt.press_sequentially("a red boat at night", delay=30)
+    texts.page.locator(".heun input[type=range]").locator("visible=true").press("ArrowRight")
     expect(texts.pictures.first).to_have_attribute(
         "alt", "a red boat at night", timeout=PATIENCE_MS
     )
+    texts.expect_readout(r"H2 · ")
     expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
+    assert {its.prompts for its in asked} == {("a red boat at night",)}
+    assert len(asked) <= 2  # the slider's, and what had been typed
+    texts.prompt.press_sequentially("!", delay=30)
+    expect(texts.pictures.first).to_have_attribute(
+        "alt", "a red boat at night!", timeout=PATIENCE_MS
+    )
 
 
 def test_an_example_is_made_once_and_then_comes_back_at_once(texts):

@@ -1,5 +1,6 @@
 """A visit to the page in a real browser, and everything that it did which it should not."""
 
+import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,6 +149,17 @@ class Visit:
         self.page.wait_for_function("window.ran")
         self.expect_readout(self.finished)
         expect(self.generate).to_be_enabled(timeout=PATIENCE_MS)
+
+    def photograph(self, name, folder):
+        """Save the whole page, as one sees it once its pictures are there."""
+        for picture in self.page.locator("img").locator("visible=true").all():
+            picture.evaluate("(image) => image.decode()")
+        self.page.mouse.move(0, 0)
+        # On a page of its full height, what sticks to the window's edge would lie in the middle.
+        self.page.add_style_tag(content=".run { position: static !important; }")
+        folder = Path(os.environ.get("FLOWTURBO_SCREENSHOTS", folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=folder / f"{name}.png", full_page=True)
 
     def sideways_scroll(self):
         return self.page.evaluate(

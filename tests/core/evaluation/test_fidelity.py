@@ -418,7 +418,7 @@ def test_captions_are_by_name_or_a_line_each(captioned, tmp_path):
         ("c.txt", "a\nb\n", "has 2 lines, and .*drawn 3 pictures"),
         ("c.txt", "a\n\nb", "caption 2 must be a text, not ''"),
         ("missing.txt", None, "cannot be read as text"),
-        ("missing.json", None, "is missing or no JSON"),
+        ("missing.json", None, "there is no file"),
     ],
 )
 def test_captions_that_do_not_fit(no_network, captioned, tmp_path, name, content, sentence):

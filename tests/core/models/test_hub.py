@@ -18,7 +18,7 @@ from flowturbo_core.models.catalog import (
 from flowturbo_core.models.hub import fetch, hub_model, wanted_files
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from tests.core.pipelines.tiny_text import tiny_text_pipeline
-from tests.local_hub import MODEL, publish, serving
+from tests.local_hub import FAILING, GATED, MODEL, NO_HUB, UNKNOWN, publish, serving
 
 
 @pytest.fixture(scope="module", params=["pickled", "safetensors"])
@@ -78,7 +78,7 @@ def test_a_model_is_fetched_turned_into_safetensors_and_found_by_name(served, pu
 
 def test_what_is_here_is_not_fetched_again(served):
     list(fetch(MODEL, served.endpoint))
-    served.missing = True
+    served.refusal = UNKNOWN
     assert list(fetch(MODEL, served.endpoint)) == []
 
 
@@ -111,13 +111,36 @@ def test_two_programs_do_not_fetch_one_model(served):
     assert MODEL.is_here
 
 
-def test_an_unknown_repository_and_a_silent_hub_are_one_sentence(served):
-    served.missing = True
-    with pytest.raises(ValueError, match=f"^{MODEL.name} could not be fetched: [^\n]+$"):
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (UNKNOWN, f"the hub has no {MODEL.repository} that is open to all"),
+        (GATED, f"{MODEL.repository} is open only to those whom its owners let in"),
+        (FAILING, "the hub answered 500 Internal Server Error"),
+        (NO_HUB, "what answers at the hub's address is no hub"),
+    ],
+)
+def test_what_a_hub_refuses_is_one_sentence(served, monkeypatch, refusal, reason):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    served.refusal = refusal
+    with pytest.raises(ValueError) as told:
         list(fetch(MODEL, served.endpoint))
+    assert str(told.value) == f"{MODEL.name} could not be fetched: {reason}"
+    assert not MODEL.is_here
+
+
+def test_a_silent_hub_is_one_sentence(served):
     with pytest.raises(ValueError, match=f"^{MODEL.name} could not be fetched: [^\n]+$"):
         list(fetch(MODEL, "http://127.0.0.1:9"))
     assert not MODEL.is_here
+
+
+def test_nothing_is_fetched_that_the_disk_cannot_hold(served, monkeypatch):
+    usage = shutil.disk_usage(served.folder)._replace(free=1000)
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match=r"takes 0\.0 GB, and the disk has 0\.0 left"):
+        list(fetch(MODEL, served.endpoint))
+    assert served.asked == []
 
 
 def test_damaged_weights_leave_no_model(served):

@@ -425,7 +425,7 @@ for _file in ("model_index.json", "predictor/config.json", "vae/config.json"):
             lambda f, n=_file, t=_text: (f / n).write_text(t),
             (_file,),
         )
-for _entry in ("x", [], ["a"], ["a", "b", "c"], None, 5, {"a": "b"}, [None, None]):
+for _entry in ("x", [], ["a"], ["a", "b", "c"], None, 5, {"a": "b"}, [None, "x"]):
     SPOILED[f"{_entry!r} for a refiner"] = (
         lambda f, e=_entry: change_index(f, refiner=e),
         ("refiner",),

@@ -178,6 +178,25 @@ def test_folders_of_all_three_layouts_load(pipeline, sd_folder, name):
     assert torch.equal(latents_of(loaded, "H2"), latents_of(pipeline, "H2"))
 
 
+@pytest.mark.parametrize("predicted", ["epsilon", "v_prediction"])
+def test_a_diffusion_is_told_from_a_flow(sd_folder, predicted):
+    (sd_folder / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps({"prediction_type": predicted})
+    )
+    loaded = load_pipeline(sd_folder)
+    (warning,) = loaded.warnings(loaded.request("a cat"))
+    assert predicted in warning and "pictures are noise" in warning and "\n" not in warning
+    change_index(sd_folder, _class_name="RectifiedFlowPipeline")
+    loaded = load_pipeline(sd_folder)
+    assert loaded.warnings(loaded.request("a cat")) == []
+
+
+def test_a_refiner_of_nulls_is_none_and_a_fast_tokenizer_a_tokenizer(pipeline, sd_folder):
+    change_index(sd_folder, refiner=[None, None], tokenizer=["transformers", "CLIPTokenizerFast"])
+    assert not catalog.ModelDescription.read(sd_folder).has_refiner
+    assert torch.equal(latents_of(load(sd_folder), "H2"), latents_of(pipeline, "H2"))
+
+
 def test_a_stable_diffusion_folder_with_a_refiner_added_loads(pipeline, sd_folder):
     save_model(tiny_refiner(), sd_folder / "refiner")
     change_index(sd_folder, refiner=["diffusers", "UNet2DConditionModel"])
@@ -358,14 +377,16 @@ for _part, _file in WEIGHTS.items():
         ),
         f"only a pickle of the {_part}": (
             lambda f, n=f"{_part}/{_file}": to_pickle(f / n, OLD_NAMES[n.rpartition("/")[2]]),
-            (_file, "no file"),
+            (".bin, a pickle", "convert-text"),
         ),
         f"a {_part} config that is no JSON": (_write(f"{_part}/config.json", b"{"), (_part,)),
         f"a {_part} config that is a list": (_write(f"{_part}/config.json", b"[]"), (_part,)),
         f"a {_part} config of nothing": (_write(f"{_part}/config.json", b"{}"), (_part,)),
     }
 for _part in PARTS:
-    for _entry in ([None, None], ["os", "system"], [CATALOGUE, "../vae"]):
+    _entries = [["os", "system"], [CATALOGUE, "../vae"], [None, "x"]]
+    # Nulls are of a part that is not there.
+    for _entry in _entries if _part == "refiner" else [*_entries, [None, None]]:
         SPOILED[f"{_entry!r} for the {_part}"] = (
             lambda f, p=_part, e=_entry: change_index(f, **{p: e}),
             (_part,),
@@ -507,7 +528,7 @@ def other_weights(folder):
     shutil.copy(folder / "vae" / DIFFUSERS_WEIGHTS, folder / ENCODER)
 
 
-@spoil("a pickle behind an index of shards", "no file", "model.safetensors")
+@spoil("a pickle behind an index of shards", "weights.bin, a pickle", "convert-text")
 def pickle_in_shards(folder):
     names = dict.fromkeys(load_file(folder / ENCODER), "weights.bin")
     to_pickle(folder / ENCODER, "weights.bin")

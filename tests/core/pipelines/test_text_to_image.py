@@ -1,6 +1,8 @@
 """The text-to-image pipeline: InstaFlow's loop and FlowTurbo's blocks, written out once more."""
 
 import math
+import threading
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -325,6 +327,38 @@ def test_what_fits_is_not_warned_of(pipeline):
     assert pipeline.warnings(fits) == []
     long = "a " * 20
     assert len(pipeline.warnings(pipeline.request(["a cat", long, long], "b " * 20))) == 2
+
+
+def test_who_calls_is_warned(pipeline):
+    long = "a cat " * 9
+    for ask in (pipeline, lambda *asked: next(pipeline.stream(*asked))):
+        with pytest.warns(UserWarning, match="only the first 8 tokens .*left out: 'a cat") as told:
+            ask(long, "", "E1")
+        assert len(told) == 1 and told[0].filename == __file__
+        with warnings.catch_warnings(action="error"):
+            ask("a cat", "", "E1")
+
+
+def test_texts_are_measured_while_others_are_embedded(pipeline):
+    """A page measures what is being typed while it samples, on another thread."""
+    is_over, failures = threading.Event(), []
+    texts, long = ["a cat", "a red sailboat at sunset"], pipeline.request("a cat " * 9)
+    expected, (warning,) = pipeline.embed(texts), pipeline.warnings(long)
+
+    def measure():
+        while not is_over.is_set():
+            if pipeline.warnings(long) != [warning]:
+                failures.append("measured")
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert torch.equal(pipeline.embed(texts), expected)
+    finally:
+        is_over.set()
+        thread.join()
+    assert failures == []
 
 
 @pytest.mark.parametrize(
