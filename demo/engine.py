@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Side
+from demo.memory import fail_beyond_memory
 from demo.service import Request
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
 from flowturbo_core.evaluation.stability import curvature
@@ -61,6 +62,8 @@ class Engine:
         """
         target = resolve_device(device)
         number_format = resolve_dtype(dtype, target)
+        if target.type == "cpu":
+            fail_beyond_memory()
         with _in_memory(f"{description.name} does not fit into the memory of {target}"):
             pipeline = load_pipeline(description.folder, target, number_format)
             engine = cls(pipeline, description.name)
