@@ -15,7 +15,7 @@ GPU_BENCH := --device cuda --dtype bfloat16 --modes eager,compiled --batch-size 
 BASE_PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all screenshots benchmarks refiners tables lint format gpu eval-env eval-test clean
+.PHONY: help demo test test-all screenshots benchmarks text-benchmarks refiners tables lint format gpu eval-env eval-test clean
 
 help:
 	@echo "make demo      install what is needed and start the page on http://127.0.0.1:7860"
@@ -94,7 +94,21 @@ benchmarks: $(VENV)/demo.stamp
 	$(RUN) -m flowturbo_core straightness --json $(BENCHMARKS)-straightness.json \
 	  --plot $(BENCHMARKS)-straightness.png
 	$(RUN) -m flowturbo_core tune
+	$(MAKE) text-benchmarks
 	$(MAKE) tables
+
+# FlowTurbo's table 1b: Heun's plans, each before the one that is to take its place; then prompts
+# of combinations that were not trained on; and what an evaluation of the refiner costs.
+TEXT_MODEL := postcards-t2i
+TEXT_BENCHMARKS := assets/benchmarks/$(TEXT_MODEL)
+TEXT_PLANS := H4,H1P2R2,H5,H1P4R2,H8,H1P6R3,H10,H3P6R3
+text-benchmarks: $(VENV)/demo.stamp
+	$(RUN) -m flowturbo_core evaluate --model $(TEXT_MODEL) --plans $(TEXT_PLANS) \
+	  --num-samples 1000 --metrics frechet,accuracy --json $(TEXT_BENCHMARKS)-quality.json
+	$(RUN) -m flowturbo_core evaluate --model $(TEXT_MODEL) --plans H1P6R3 --scenes held_out \
+	  --num-samples 1000 --metrics accuracy --json $(TEXT_BENCHMARKS)-held-out.json
+	$(RUN) -m flowturbo_core bench --model $(TEXT_MODEL) --plans $(TEXT_PLANS) \
+	  --modes eager,compiled --json $(TEXT_BENCHMARKS)-speed.json
 
 # The ranges of steps of table 3: the bundled refiner, trained on by as many updates on each;
 # "guided" on velocities guided as at sampling.

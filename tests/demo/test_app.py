@@ -98,6 +98,17 @@ def test_on_loopback_with_a_queue_of_the_given_size(postcards_folder):
         assert len(pictures) == 1
 
 
+def test_without_options_it_serves_the_bundled_models():
+    with started("--port", free_port()) as address:
+        client = Client(address, verbose=False)
+        pictures, record = client.predict(**QUICK, api_name=ENDPOINT)
+        assert len(pictures) == 1 and record["model"] == "postcards-sit"
+        asked = {"prompt": "a red sailboat at sunset", "api_name": "/generate_text_to_image"}
+        pictures, record = client.predict(**asked)
+        assert record["model"] == "postcards-t2i" and record["prompts"] == [asked["prompt"]]
+        assert len(pictures) == record["num_images"]
+
+
 def test_a_busy_port_is_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

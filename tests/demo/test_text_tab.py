@@ -312,3 +312,12 @@ def test_compare_offers_both_models(browser, texts_address):
     card = panel.locator(".card").locator("visible=true")
     expect(card).to_have_text(re.compile("as fast|RMS"), timeout=60_000)
     page.close()
+
+
+def test_screenshots(browser, bundled_address, tmp_path):
+    """Save what the README shows."""
+    with visiting(TextVisit(browser, bundled_address, SIZES["desk"])) as visit:
+        visit.seed.fill("0")
+        visit.run()
+        visit.live.check()
+        visit.photograph("text_to_image", tmp_path)

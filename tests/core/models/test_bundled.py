@@ -7,14 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from flowturbo_core.data.postcards import CLASSES
-from flowturbo_core.data.scenes import SHEET_SEED, AttributedScenes, Scenes
+from flowturbo_core.data.postcard_captions import prompt
+from flowturbo_core.data.postcards import CLASSES, TIMES, sample_scene
+from flowturbo_core.data.scenes import SHEET_SEED, AttributedScenes, Scenes, attribute_labels
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
 from flowturbo_core.models.catalog import MODELS_FOLDER, ModelDescription, model_folder
 from flowturbo_core.models.class_pictures import PIXELS
-from flowturbo_core.models.evaluator import PostcardsEvaluator
+from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
 from flowturbo_core.models.storage import load_model, read_record
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.training.autoencoder import measure
 from flowturbo_core.training.evaluator import measure as tell
 
@@ -24,6 +26,26 @@ MIB = 2**20
 @pytest.fixture(scope="module")
 def pipeline():
     return ClassConditionalPipeline.from_pretrained("postcards-sit")
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return TextToImagePipeline.from_pretrained("postcards-t2i")
+
+
+@torch.no_grad()
+def medians_in_turn(calls):
+    """Return milliseconds of each call, taken in turn, so that none meets a warmer machine."""
+    times = {name: [] for name in calls}
+    for k in range(12):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if k >= 2:
+                times[name].append(1000 * (time.perf_counter() - started))
+    cost = {name: float(np.median(values)) for name, values in times.items()}
+    print({name: f"{ms:.2f} ms" for name, ms in cost.items()})
+    return cost
 
 
 def test_the_folder_keeps_its_limits():
@@ -81,26 +103,55 @@ def test_the_refiner_comes_closer_to_the_exact_path_than_carrying_the_velocity_o
     assert refined < carried
 
 
+def test_what_prompts_name_is_drawn(texts):
+    scenes = [sample_scene(SHEET_SEED + 6_000_000 + k) for k in range(48)]
+    prompts = [prompt(scene, scene.seed) for scene in scenes]
+    images = texts([its.text for its in prompts], seed=0, output_type="pt").images
+    evaluator = load_model(PostcardsEvaluator, model_folder("postcards-evaluator"))
+    with torch.no_grad():
+        told = evaluator.logits(evaluator(images.float() * 2 - 1))
+    wanted = [attribute_labels(s, p.named) for s, p in zip(scenes, prompts, strict=True)]
+    for name, asked in zip(ATTRIBUTES, torch.tensor(wanted).T, strict=True):
+        is_right = (told[name].argmax(1) == asked)[asked != NOTHING]
+        assert len(is_right) > 10 and is_right.double().mean() > 0.75, name
+
+
+def test_a_prompt_is_not_drawn_where_it_is_the_negative_one(texts):
+    """Led away from night, no picture is of it, though a good part is otherwise."""
+    evaluator = load_model(PostcardsEvaluator, model_folder("postcards-evaluator"))
+
+    def nights(negative_prompt):
+        asked = {"negative_prompt": negative_prompt, "num_images": 24, "guidance_scale": 3.0}
+        images = texts("a boat", **asked, seed=0, output_type="pt").images
+        with torch.no_grad():
+            told = evaluator.logits(evaluator(images.float() * 2 - 1))["time"].argmax(1)
+        return int((told == TIMES.index("night")).sum())
+
+    assert nights("night") < nights("")
+
+
+@pytest.mark.slow
+def test_what_the_texts_refiner_costs_beside_one_predictor_evaluation(texts):
+    x = torch.randn(8, *texts.latent_shape)
+    t, condition = torch.full((8,), 0.5), texts.embed(["a boat"] * 8)
+    calls = {
+        "predictor": lambda: texts.predictor(x, t, condition),
+        "refiner": lambda: texts.refiner(x, t, x, condition),
+    }
+    cost = medians_in_turn(calls)
+    assert cost["refiner"] <= 0.15 * cost["predictor"]
+
+
 @pytest.mark.slow
 def test_what_refiner_and_decoding_cost_beside_one_predictor_evaluation(pipeline):
-    batch = 8
-    x = torch.randn(batch, *pipeline.latent_shape)
-    t, labels = torch.full((batch,), 0.5), torch.zeros(batch, dtype=torch.long)
+    x = torch.randn(8, *pipeline.latent_shape)
+    t, labels = torch.full((8,), 0.5), torch.zeros(8, dtype=torch.long)
     calls = {
         "guided": lambda: pipeline.predictor(x.repeat(2, 1, 1, 1), t.repeat(2), labels.repeat(2)),
         "predictor": lambda: pipeline.predictor(x, t, labels),
         "refiner": lambda: pipeline.refiner(x, t, x, labels),
         "decode": lambda: pipeline.decode(x, "pt"),
     }
-    times = {name: [] for name in calls}
-    with torch.no_grad():
-        for k in range(12):  # in turn, so that no call meets a warmer machine
-            for name, call in calls.items():
-                started = time.perf_counter()
-                call()
-                if k >= 2:
-                    times[name].append(time.perf_counter() - started)
-    cost = {name: float(np.median(values)) for name, values in times.items()}
-    print({name: f"{1000 * seconds / batch:.2f} ms/img" for name, seconds in cost.items()})
+    cost = medians_in_turn(calls)
     assert cost["refiner"] <= 0.08 * cost["predictor"]
     assert cost["decode"] <= cost["guided"]
