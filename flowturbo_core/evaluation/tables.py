@@ -1,9 +1,14 @@
 """The README's tables of measurements, made from assets/benchmarks: `make tables` writes them."""
 
 import json
+import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from flowturbo_core.models.evaluator import ATTRIBUTES
+from flowturbo_core.plan import SamplePlan
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "assets" / "benchmarks"
@@ -113,6 +118,74 @@ def _certain(pairs: Sequence[Row]) -> str:
     return f"Where an interval leaves out zero, {'; '.join(said)}; elsewhere it may be either."
 
 
+def text_table(trained: dict[str, Any], held_out: dict[str, Any], speed: dict[str, Any]) -> str:
+    """Return what was measured of a model of texts: FlowTurbo's plans beside Heun's.
+
+    The first run of `evaluate` has them in turn, Heun's first (FlowTurbo's table 1b); the second
+    is of combinations that the model was not trained on. `bench` tells what evaluations cost.
+    """
+    rows = trained["rows"]
+    partners = {row["plan"]: its for its, row in zip(rows[::2], rows[1::2], strict=True)}
+    pairs = {(pair["plan"], pair["other"]): pair for pair in trained["pairs"]}
+
+    def beside(show: Callable[[Row, Row], str]) -> Callable[[Row], str]:
+        """Return what shows a plan's pair with its partner, and nothing of a partner."""
+
+        def of_pair(row: Row) -> str:
+            partner = partners.get(row["plan"])
+            return show(pairs[row["plan"], partner["plan"]], partner) if partner else ""
+
+        return of_pair
+
+    columns: dict[str, Callable[[Row], str]] = {
+        "plan": lambda row: f"`{row['plan']}`",
+        "predictor + refiner evaluations": _evaluations,
+        "ms/img": lambda row: f"{row['ms_per_image']:.1f}",
+        "time / its partner's": beside(
+            lambda pair, partner: f"{pair['time']:.2f} of `{partner['plan']}`"
+        ),
+        "Frechet distance": lambda row: _with_interval(row, "frechet_distance"),
+        "distance / its partner's": beside(_ratio_of_distances),
+        **{f"{name} told": partial(_percent, name=name) for name in ATTRIBUTES},
+    }
+    floor = trained["floor"]["reconstructed"]["frechet_distance"]
+    told = ", ".join(f"{name} {_percent(held_out['rows'][0], name)}" for name in ATTRIBUTES)
+    return _table(columns, rows) + (
+        f"\n{trained['model']}, {trained['num_samples']} fresh prompts from the same noises "
+        f"against {trained['reference_scenes']} drawn scenes, guidance "
+        f"{trained['guidance_scale']:g}, "
+        f"{trained['dtype']}, {trained['machine']}, torch {trained['versions']['torch']}. In "
+        "brackets: 95% bootstrap intervals, of a plan and its partner over pairs from the same "
+        f"noise. As many scenes as the autoencoder gives back have {floor:.3f}. The attributes are "
+        "those that a prompt names, as the evaluator tells them. On "
+        f"{held_out['num_samples']} prompts of combinations held out of all training, by "
+        f"`{held_out['rows'][0]['plan']}`: {told}. An evaluation of the refiner takes "
+        f"{_refiner_cost(speed):.2f} of the time of one of the predictor.\n"
+    )
+
+
+def _refiner_cost(speed: dict[str, Any]) -> float:
+    """Return the median over eager plans of what R evaluations take, as a share of the others."""
+    return statistics.median(
+        (row["refiner_ms_per_image"] / plan.refiner_evaluations)
+        / (row["predictor_ms_per_image"] / plan.predictor_evaluations)
+        for row in speed["rows"]
+        if row["mode"] == "eager" and (plan := SamplePlan.parse(row["plan"])).refiner_evaluations
+    )
+
+
+def _ratio_of_distances(pair: Row, partner: Row) -> str:
+    # Of two distances this close, the interval of the ratio is that of the difference, scaled.
+    name = "frechet_distance_difference"
+    values = [pair[name], *pair[f"{name}_interval"]]
+    ratio, low, high = (1 + value / partner["frechet_distance"] for value in values)
+    return f"{ratio:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _percent(row: Row, name: str) -> str:
+    return f"{100 * row[f'{name}_accuracy']:.1f}%"
+
+
 def speed_table(content: dict[str, Any]) -> str:
     """Return what `bench` measured, a line a plan and mode."""
     first = content["rows"][0]
@@ -191,6 +264,10 @@ TABLES = {
     "speed": (("postcards-sit-speed.json",), speed_table),
     "ablations": (("postcards-sit-ablations.json",), quality_table),
     "refiners": (("postcards-sit-refiners.json",), refiners_table),
+    "texts": (
+        tuple(f"postcards-t2i-{name}.json" for name in ("quality", "held-out", "speed")),
+        text_table,
+    ),
 }
 
 

@@ -22,10 +22,11 @@ def test_the_readme_has_the_tables_of_the_committed_measurements():
     assert with_tables(text) == text
 
 
-def test_they_are_of_the_bundled_model():
-    pipeline = load_pipeline("postcards-sit", "cpu", torch.bfloat16)
+@pytest.mark.parametrize("name", ["postcards-sit", "postcards-t2i"])
+def test_they_are_of_the_bundled_models(name):
+    pipeline = load_pipeline(name, "cpu", torch.bfloat16)
     weights = weights_of(pipeline, evaluator_of(pipeline))
-    for file in BENCHMARKS.glob("postcards-sit-*.json"):
+    for file in BENCHMARKS.glob(f"{name}-*.json"):
         assert json.loads(file.read_text()).get("weights", weights) == weights, file
 
 
