@@ -1,12 +1,8 @@
 """Memory that runs out is an error of the one request, and not the end of the program."""
 
 import os
+import sys
 from pathlib import Path
-
-try:
-    import resource
-except ImportError:  # Windows has none, and refuses what it cannot hold by itself
-    resource = None
 
 # What a container may hold, as either version of Linux's control groups says it.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -18,8 +14,10 @@ def fail_beyond_memory() -> None:
     Linux grants them, and ends the program once they are filled. Models on a CPU then raise, and
     the program goes on.
     """
-    if resource is None:
+    if sys.platform != "linux":  # others refuse what they cannot hold by themselves
         return
+    import resource  # which Windows does not have
+
     _, highest = resource.getrlimit(resource.RLIMIT_DATA)
     limit = installed_memory()
     if highest != resource.RLIM_INFINITY:

@@ -206,10 +206,10 @@ def connect(
     gr.on([slider.release for slider in plan.sliders], **let_go)
     chosen.then(**let_go)
     afforded.then(**let_go)
-    again = [(plan.moves, ask), *more_ways]
+    seeded = [(plan.moves, ask), *more_ways]
     ways = [
         (buttons.presses, partial(shown, service, ask)),
-        *((count, with_the_seed(its)) for count, its in again),
+        *((count, with_the_seed(its)) for count, its in seeded),
     ]
     connect_runs(
         service,

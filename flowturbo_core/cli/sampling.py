@@ -4,7 +4,7 @@ import json
 import sys
 import zipfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from flowturbo_core.models.catalog import (
     read_json,
 )
 from flowturbo_core.models.hub import fetch, hub_model
+from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.requests import MAX_IMAGES, MAX_SEED, brief, whole_number
 from flowturbo_core.usage import number
@@ -115,8 +116,7 @@ def sample(
     )
     if description.task == TEXTS:
         asked = TextSettings.of(description.name, request)
-        for warning in pipeline.warnings(request):
-            print(f"warning: {warning}", file=sys.stderr)
+        _print_warnings(pipeline, request)
     else:
         asked = Settings.of(description.name, request, description.class_names)
     noise = None if latents is None else _read_latents(latents)
@@ -189,8 +189,7 @@ def sample_captions(
             height=height,
             width=width,
         )
-        for warning in pipeline.warnings(request):
-            print(f"warning: {warning}", file=sys.stderr)
+        _print_warnings(pipeline, request)
         asked = TextSettings.of(description.name, request)
         each = [asked.of_picture(k) for k in range(len(batch))]
         files = [output_dir / name for name, _ in batch]
@@ -201,6 +200,11 @@ def sample_captions(
                 image.save(partial, "PNG", pnginfo=its.png_info(VERSIONS))
                 partial.replace(file)
         print(f"{first + len(batch)} of {len(wanted)}", flush=True)
+
+
+def _print_warnings(pipeline: FlowPipeline, request: Any) -> None:
+    for warning in pipeline.warnings(request):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def captions_in(file: Path) -> dict[str, str]:

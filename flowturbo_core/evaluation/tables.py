@@ -34,7 +34,7 @@ def quality_table(content: dict[str, Any], *others: dict[str, Any]) -> str:
         "predictor + refiner evaluations": _evaluations,
         f"time / {first}": lambda row: f"{row['ratio']:.2f}",
         "Frechet distance": lambda row: _with_interval(row, "frechet_distance"),
-        "class accuracy": lambda row: f"{100 * row['class_accuracy']:.1f}%",
+        "class accuracy": partial(_percent, name="class"),
         "solver error": lambda row: _with_interval(row, "solver_error"),
         "its median": lambda row: f"{row['solver_error_median']:.3f}",
     }
@@ -48,7 +48,7 @@ def quality_table(content: dict[str, Any], *others: dict[str, Any]) -> str:
         f"as drawn have a Frechet distance of {floor['drawn']['frechet_distance']:.3f}, since they "
         "are so few, and once the autoencoder has encoded and decoded them "
         f"{floor['reconstructed']['frechet_distance']:.3f}; their classes are told with "
-        f"{100 * floor['reconstructed']['class_accuracy']:.1f}%."
+        f"{_percent(floor['reconstructed'], 'class')}."
         + "".join(
             f" The last {len(other['rows']) - 1} are of a further run, with `{plan}`, by which "
             "their times are told."

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -122,6 +122,7 @@ class FlowPipeline:
         self.default_guidance_scale = real_number(
             "default_guidance_scale", default_guidance_scale, 0, MAX_GUIDANCE_SCALE
         )
+        self._doubts: tuple[str, ...] = ()
         self._warmed_up: set[Any] = set()
         self._steps: dict[Any, dict[str, Step]] = {}
         self._is_compiled = False
@@ -189,7 +190,7 @@ class FlowPipeline:
 
     def warnings(self, request: Any) -> list[str]:
         """Return what a person should know of a request that is served as far as it can be."""
-        return []
+        return list(self._doubts)
 
     def job(self, request: Any) -> Job:
         """Return the job of a request."""
@@ -320,6 +321,11 @@ class FlowPipeline:
         save_model(part, folder)
 
     @classmethod
+    def doubts(cls, folder: Path, index: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what makes it doubtful that pictures of a folder's model will be any."""
+        return ()
+
+    @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | Path,
@@ -349,9 +355,11 @@ class FlowPipeline:
         names = (*cls.REQUIRED_SETTINGS, *cls.SETTINGS)
         settings = {name: index[name] for name in names if name in index}
         try:
-            return cls(**parts, **settings).to(device, dtype)
+            pipeline = cls(**parts, **settings).to(device, dtype)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
+        pipeline._doubts = cls.doubts(folder, index)
+        return pipeline
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a complete model folder, every part included, in the number format they have."""

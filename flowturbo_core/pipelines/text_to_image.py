@@ -2,10 +2,10 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -19,7 +19,6 @@ from flowturbo_core.models.catalog import (
     EXAMPLE_PROMPTS,
     TASKS,
     TEXTS,
-    model_folder,
     read_json,
 )
 from flowturbo_core.models.lora import add_lora
@@ -110,7 +109,6 @@ class TextToImagePipeline(FlowPipeline):
         )
         self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
         self.refiner_variant = refiner_variant
-        self._notes: tuple[str, ...] = ()
         # What a tokenizer cuts and pads is part of its state; texts are measured by any thread.
         self._measure = copy.deepcopy(tokenizer)
         _check_parts(unet, vae, text_encoder, tokenizer, refiner)
@@ -121,19 +119,18 @@ class TextToImagePipeline(FlowPipeline):
         return parts | {"refiner": self.refiner.unet} if "refiner" in parts else parts
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
-    ) -> Self:
-        """Load a bundled model by name, or any folder of this layout.
-
-        Raises ValueError, naming the folder, if a part is missing, broken or not allowed.
-        """
-        pipeline = super().from_pretrained(name_or_path, device, dtype)
-        pipeline._notes = _doubts(model_folder(name_or_path))
-        return pipeline
+    def doubts(cls, folder: Path, index: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what makes it doubtful that a folder's UNet predicts the velocity of a flow."""
+        file = folder / "scheduler" / "scheduler_config.json"
+        if index["_class_name"] != "StableDiffusionPipeline" or not file.is_file():
+            return ()
+        predicted = read_json(file).get("prediction_type")
+        if predicted is None:
+            return ()
+        return (
+            f"this folder's scheduler takes the UNet's output for {brief(predicted)}: unless it "
+            "was trained as a flow, its pictures are noise",
+        )
 
     @classmethod
     def load_part(cls, part_class: type, folder: Path) -> Any:
@@ -206,13 +203,13 @@ class TextToImagePipeline(FlowPipeline):
     def warnings(self, request: TextToImageRequest) -> list[str]:
         """Return what a person should know: of each text, the end that is not read.
 
-        And that of a folder which says it is of a diffusion, pictures will be noise.
+        Before that, the `doubts` of its folder.
         """
         texts = dict.fromkeys((*request.prompts, request.negative_prompt))
         ends = (cut_off(text, self._measure, self.window) for text in texts)
         read = f"only the first {self.window - 2} tokens of a text are read"
         cut = (f"{read}; left out: {brief(end)}" for end in ends if end)
-        return [*self._notes, *cut]
+        return [*super().warnings(request), *cut]
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
@@ -302,20 +299,6 @@ class TextToImagePipeline(FlowPipeline):
     def _warn(self, request: TextToImageRequest) -> None:
         for text in self.warnings(request):
             warnings.warn(text, stacklevel=3)
-
-
-def _doubts(folder: Path) -> tuple[str, ...]:
-    """Return what makes it doubtful that a folder's UNet predicts the velocity of a flow."""
-    file = folder / "scheduler" / "scheduler_config.json"
-    if read_json(folder / "model_index.json")["_class_name"] != "StableDiffusionPipeline":
-        return ()
-    predicted = read_json(file).get("prediction_type") if file.is_file() else None
-    if predicted is None:
-        return ()
-    return (
-        f"this folder's scheduler takes the UNet's output for {brief(predicted)}: unless it was "
-        "trained as a flow, its pictures are noise",
-    )
 
 
 def _check_parts(

@@ -34,6 +34,14 @@ def texts():
 
 
 @torch.no_grad()
+def attributes_of(images):
+    """Return which value of each attribute the evaluator tells, of images in [0, 1]."""
+    evaluator = load_model(PostcardsEvaluator, model_folder("postcards-evaluator"))
+    logits = evaluator.logits(evaluator(images.float() * 2 - 1))
+    return {name: its.argmax(1) for name, its in logits.items()}
+
+
+@torch.no_grad()
 def medians_in_turn(calls):
     """Return milliseconds of each call, taken in turn, so that none meets a warmer machine."""
     times = {name: [] for name in calls}
@@ -107,25 +115,20 @@ def test_what_prompts_name_is_drawn(texts):
     scenes = [sample_scene(SHEET_SEED + 6_000_000 + k) for k in range(48)]
     prompts = [prompt(scene, scene.seed) for scene in scenes]
     images = texts([its.text for its in prompts], seed=0, output_type="pt").images
-    evaluator = load_model(PostcardsEvaluator, model_folder("postcards-evaluator"))
-    with torch.no_grad():
-        told = evaluator.logits(evaluator(images.float() * 2 - 1))
+    told = attributes_of(images)
     wanted = [attribute_labels(s, p.named) for s, p in zip(scenes, prompts, strict=True)]
     for name, asked in zip(ATTRIBUTES, torch.tensor(wanted).T, strict=True):
-        is_right = (told[name].argmax(1) == asked)[asked != NOTHING]
+        is_right = (told[name] == asked)[asked != NOTHING]
         assert len(is_right) > 10 and is_right.double().mean() > 0.75, name
 
 
 def test_a_prompt_is_not_drawn_where_it_is_the_negative_one(texts):
-    """Led away from night, no picture is of it, though a good part is otherwise."""
-    evaluator = load_model(PostcardsEvaluator, model_folder("postcards-evaluator"))
+    """Led away from night, fewer pictures are of it."""
 
     def nights(negative_prompt):
         asked = {"negative_prompt": negative_prompt, "num_images": 24, "guidance_scale": 3.0}
         images = texts("a boat", **asked, seed=0, output_type="pt").images
-        with torch.no_grad():
-            told = evaluator.logits(evaluator(images.float() * 2 - 1))["time"].argmax(1)
-        return int((told == TIMES.index("night")).sum())
+        return int((attributes_of(images)["time"] == TIMES.index("night")).sum())
 
     assert nights("night") < nights("")
 
