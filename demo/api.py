@@ -16,7 +16,8 @@ from demo import readout
 from demo.class_service import ClassService
 from demo.events import Done, Preview
 from demo.pictures import captioned, png_file, setting_files
-from demo.service import GUIDANCE_SCALE, HEUN_STEPS, PSEUDO_STEPS, REFINER_STEPS, Service
+from demo.service import GUIDANCE_SCALE, Service
+from demo.slider_plans import PSEUDO_STEPS, REFINER_STEPS, SOLVER_STEPS
 from demo.text_service import TextService
 from demo.wiring import GPU, told
 from flowturbo_core.requests import MAX_SEED, MAX_SIDE, MAX_TEXT
@@ -145,7 +146,7 @@ def steps(service: Service) -> Arguments:
     """Return the default and the JSON schema of the steps of each kind."""
     heun, pseudo, refiner = service.default_counts
     return {
-        "heun": (heun, whole(HEUN_STEPS, "Heun steps")),
+        "heun": (heun, whole(SOLVER_STEPS, f"{service.slider_plans.solver_name} steps")),
         "pseudo": (pseudo, whole(PSEUDO_STEPS, "pseudo-corrector steps")),
         "refiner": (refiner, whole(REFINER_STEPS, "refiner steps")),
     }

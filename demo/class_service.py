@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from demo.events import Advanced, Comparison, Done, Preview, Stopped
-from demo.service import Counts, Service, drawn_seed, plan_of
+from demo.service import Service, drawn_seed
+from demo.slider_plans import Counts
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import CLASSES, DEFAULT_MODEL
 from flowturbo_core.plan import SamplePlan
@@ -31,7 +32,7 @@ class ClassService(Service):
         return Settings(
             self.name,
             self.class_names[:_FIRST_CLASSES],
-            str(plan_of(*self.default_counts)),
+            str(self.slider_plans.plan(*self.default_counts)),
             self.model.default_guidance_scale,
             1,
             0,
@@ -51,7 +52,7 @@ class ClassService(Service):
         ticket: int = 0,
     ) -> Iterator[Preview | Done | Stopped | None]:
         """Generate images of classes, from unchecked values: see `_generate`."""
-        plan, seed = plan_of(heun, pseudo, refiner), drawn_seed(seed, randomise)
+        plan, seed = self.slider_plans.plan(heun, pseudo, refiner), drawn_seed(seed, randomise)
         request = self._asked(class_names, plan, guidance_scale, num_images, seed)
         return self._generate(request, visitor, ticket)
 

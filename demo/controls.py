@@ -11,18 +11,25 @@ from gradio.components import Component
 from demo import readout
 from demo.class_picker import ClassPicker
 from demo.events import PlanSummary
-from demo.service import (
-    GUIDANCE_SCALE,
-    HEUN_STEPS,
-    PSEUDO_STEPS,
-    REFINER_STEPS,
-    Service,
-)
+from demo.service import GUIDANCE_SCALE, Service
+from demo.slider_plans import PSEUDO_STEPS, REFINER_STEPS, SOLVER_STEPS
 from flowturbo_core.models.catalog import CLASSES
 from flowturbo_core.requests import MAX_TEXT
 
 # Events that only move controls: no place in the queue, nothing in the API's documentation.
 HELPER = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+# What is said of the presets, and of the steps, of each solver that the first slider can be of.
+_SOLVERS = {
+    "H": (
+        "H8 is plain Heun, the others are FlowTurbo's.",
+        "Accurate: 2 predictor evaluations each.",
+    ),
+    "E": (
+        "Euler's steps alone, as InstaFlow takes them.",
+        "Of the first order: 1 predictor evaluation each.",
+    ),
+}
 
 _PRESSED_RUN = """element.addEventListener("click", (event) => {
     const button = event.target.closest("[data-index]");
@@ -126,15 +133,16 @@ def plan_text(service: Service, plan: str, label: str, info: str) -> PlanText:
 
 def plan_controls(service: Service) -> PlanControls:
     """Add the presets, the sliders, and the line that says what the plan costs."""
-    counts = service.default_counts
+    counts, plans = service.default_counts, service.slider_plans
     summary = service.describe_plan(*counts)
+    about_presets, about_steps = _SOLVERS[plans.solver]
     with gr.Group(elem_classes="plan"):
         preset = _presets(
             service,
             summary,
             "Sampling plan",
-            "H8 is plain Heun, the others are FlowTurbo's. While live, moving a slider samples the "
-            f"same seed again.{service.note}",
+            f"{about_presets} While live, moving a slider samples the same seed again."
+            f"{service.note}",
         )
         budget = gr.Slider(
             0,
@@ -148,11 +156,11 @@ def plan_controls(service: Service) -> PlanControls:
             elem_classes="budget",
         )
         heun = gr.Slider(
-            *HEUN_STEPS,
+            *SOLVER_STEPS,
             value=counts[0],
             step=1,
-            label="Heun steps",
-            info="Accurate: 2 predictor evaluations each.",
+            label=f"{plans.solver_name} steps",
+            info=about_steps,
             buttons=[],
             elem_classes="heun",
         )

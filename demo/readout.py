@@ -17,7 +17,7 @@ from demo.events import THUMBNAIL, Done, Fetching, PlanSummary, Preview
 from flowturbo_core.metadata import AnySettings
 from flowturbo_core.models.catalog import HubModel
 
-KINDS = {"H": "Heun", "P": "pseudo corrector", "R": "refiner"}
+KINDS = {"E": "Euler", "H": "Heun", "P": "pseudo corrector", "R": "refiner"}
 BAR = '<div class="bar">'  # only a readout of work in progress has one
 
 

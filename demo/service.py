@@ -14,11 +14,12 @@ from demo.accelerator import Accelerator
 from demo.budget import Budget
 from demo.downloads import Download
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stopped
+from demo.slider_plans import Counts, SliderPlans
 from demo.tickets import End, Wanted
 from flowturbo_core.metadata import AnySettings
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import FrontPlan
-from flowturbo_core.plan import PAPER_PLANS, SamplePlan, parse_distinct
+from flowturbo_core.plan import SamplePlan, parse_distinct
 from flowturbo_core.requests import (
     MAX_GUIDANCE_SCALE,
     MAX_IMAGES,
@@ -34,12 +35,8 @@ if TYPE_CHECKING:
     from demo.engine import Engine
 
 Request = ClassConditionalRequest | TextToImageRequest
-Counts = tuple[int, int, int]
 
 # What the page offers, and so what it and its API accept: lowest and highest value.
-HEUN_STEPS = (0, 24)
-PSEUDO_STEPS = (0, 24)
-REFINER_STEPS = (0, 8)
 GUIDANCE_SCALE = (0, MAX_GUIDANCE_SCALE)
 NUM_IMAGES = (1, 8)
 NUM_COMPARED = (1, 4)  # images of each class when two plans are run four times each
@@ -156,7 +153,7 @@ class Service:
         except ValueError:  # Compare says what is wrong with it
             return ()
         plans = () if front is None else front.plans
-        return tuple(its for its in plans if _slider_counts(its.plan) is not None)
+        return tuple(its for its in plans if self.slider_plans.can_say(its.plan))
 
     @property
     def budget(self) -> Budget | None:
@@ -164,7 +161,7 @@ class Service:
         engine = self.engine
         return None if engine is None else Budget.of(self.front_plans, engine.rates)
 
-    def within(self, ms_per_image: object) -> tuple[int, int, int]:
+    def within(self, ms_per_image: object) -> Counts:
         """Return the steps of the most exact plan that takes no longer, or of the cheapest.
 
         Raises ValueError for no number, and where no such plan is known.
@@ -172,7 +169,7 @@ class Service:
         wanted, budget = real_number("milliseconds per image", ms_per_image, 0, 1e9), self.budget
         if budget is None:
             raise ValueError("which plans are worth their time is not known of this model yet")
-        return self.step_counts(budget.best_within(wanted))
+        return self.slider_plans.counts(budget.best_within(wanted))
 
     @property
     def name(self) -> str:
@@ -185,35 +182,38 @@ class Service:
         return self.model.has_refiner
 
     @property
-    def presets(self) -> list[str]:
-        """Plain Heun, the model's own plan, and those of the paper that it can run."""
-        own = [] if self._own_counts() is None else [self.model.default_plan]
-        plans = PAPER_PLANS if set(own) <= set(PAPER_PLANS) else (BASELINE, *own, *PAPER_PLANS[1:])
-        return [p for p in plans if self.has_refiner or "R" not in p]
+    def slider_plans(self) -> SliderPlans:
+        """The plans that the sliders can say."""
+        return SliderPlans.of_model(self.model.default_plan)
 
     @property
-    def default_counts(self) -> tuple[int, int, int]:
-        """Heun, pseudo-corrector and refiner steps of the plan the model's index names.
+    def presets(self) -> list[str]:
+        """The model's own plan, and those of the papers that it can run."""
+        own, (first, *others) = self.model.default_plan, self.slider_plans.published
+        if own not in (first, *others) and self._says_own_plan:
+            others = [own, *others]
+        return [p for p in (first, *others) if self.has_refiner or "R" not in p]
+
+    @property
+    def default_counts(self) -> Counts:
+        """Steps of each kind of the plan the model's index names.
 
         H8 where three sliders cannot express that plan.
         """
-        return self._own_counts() or self.step_counts(BASELINE)
+        plan = self.model.default_plan if self._says_own_plan else BASELINE
+        return self.slider_plans.counts(plan)
 
     @property
     def note(self) -> str:
         """What a person should know of the model's default plan."""
         note = f" This model's own plan is {self.model.default_plan}"
-        if self._own_counts() is not None:
+        if self._says_own_plan:
             return f"{note}."
         return f"{note}, which three sliders cannot say; {BASELINE} stands in."
 
     @property
-    def has_slider_plan(self) -> bool:
-        """Whether three sliders can say the model's own plan."""
-        return self._own_counts() is not None
-
-    def _own_counts(self) -> tuple[int, int, int] | None:
-        return _slider_counts(self.model.default_plan)
+    def _says_own_plan(self) -> bool:
+        return self.slider_plans.can_say(self.model.default_plan)
 
     @property
     def default_plans(self) -> tuple[str, str]:
@@ -226,16 +226,9 @@ class Service:
             return BASELINE, own
         return BASELINE, "H2P4R2" if self.has_refiner else "H1P7"
 
-    @staticmethod
-    def step_counts(plan: str) -> tuple[int, int, int]:
-        """Heun, pseudo-corrector and refiner steps of a plan such as H1P5R3."""
-        blocks = SamplePlan.parse(plan).blocks
-        return blocks.count("H"), blocks.count("P"), blocks.count("R")
-
-    @staticmethod
-    def describe_plan(heun: object, pseudo: object, refiner: object) -> PlanSummary:
+    def describe_plan(self, *counts: object) -> PlanSummary:
         """Summarise the plan of unchecked numbers of steps; ValueError says what is wrong."""
-        return PlanSummary.of(plan_of(heun, pseudo, refiner))
+        return PlanSummary.of(self.slider_plans.plan(*counts))
 
     def read_plan(self, text: object) -> PlanSummary:
         """Summarise a plan of any form, written by a person; ValueError says what is wrong."""
@@ -320,11 +313,12 @@ class Service:
                 f"these are settings of the model {brief(settings.model)}; this page runs "
                 f"{self.name!r}"
             )
-        counts = _counts_of(settings.plan)
+        plans = self.slider_plans
+        counts = plans.counts(settings.plan)
         if counts is None:
-            raise ValueError(f"plan {brief(settings.plan)} is none of H..P..R..")
+            raise ValueError(f"plan {brief(settings.plan)} is none of {plans.solver}..P..R..")
         scale, number, seed = settings.guidance_scale, settings.num_images, settings.seed
-        return self._asked(things, plan_of(*counts), scale, number, seed), counts
+        return self._asked(things, plans.plan(*counts), scale, number, seed), counts
 
     def _checked(
         self, things: Any, plan: SamplePlan, guidance_scale: object, num_images: int, seed: object
@@ -363,28 +357,3 @@ def drawn_seed(seed: object, randomise: object) -> object:
     if not isinstance(randomise, bool):
         raise ValueError(f"randomise must be true or false, not {randomise!r}")
     return random.randint(0, MAX_SEED - MAX_IMAGES) if randomise else seed
-
-
-def _counts_of(plan: str) -> tuple[int, int, int] | None:
-    """Return the steps of each kind of a plan H..P..R.., or None if it is not of that form."""
-    counts = Service.step_counts(plan)
-    ordered = "".join(count * kind for count, kind in zip(counts, "HPR", strict=True))
-    return counts if SamplePlan.parse(plan).blocks == ordered else None
-
-
-def _slider_counts(plan: str) -> tuple[int, int, int] | None:
-    """Return the steps of each kind, or None if three sliders cannot say the plan."""
-    counts = _counts_of(plan)
-    limits = (HEUN_STEPS, PSEUDO_STEPS, REFINER_STEPS)
-    if counts is None or any(n > high for n, (_, high) in zip(counts, limits, strict=True)):
-        return None
-    return counts
-
-
-def plan_of(heun: object, pseudo: object, refiner: object) -> SamplePlan:
-    """Return the plan of unchecked numbers of steps; ValueError says what is wrong."""
-    return SamplePlan.from_counts(
-        whole_number("Heun steps", heun, *HEUN_STEPS),
-        whole_number("pseudo-corrector steps", pseudo, *PSEUDO_STEPS),
-        whole_number("refiner steps", refiner, *REFINER_STEPS),
-    )

@@ -8,7 +8,8 @@ from demo import readout
 from demo.accelerator import Accelerator
 from demo.downloads import Download
 from demo.events import Advanced, Comparison, Done, Kept, Preview, Stopped
-from demo.service import Counts, Request, Service, drawn_seed, loader, plan_of
+from demo.service import Request, Service, drawn_seed, loader
+from demo.slider_plans import Counts
 from flowturbo_core.metadata import TextSettings
 from flowturbo_core.models.catalog import (
     DEFAULT_TEXT_MODEL,
@@ -80,7 +81,7 @@ class TextService(Service):
             self.name,
             EXAMPLES[:1],
             "",
-            str(plan_of(*self.default_counts)),
+            str(self.slider_plans.plan(*self.default_counts)),
             self.model.default_guidance_scale,
             4,
             0,
@@ -110,7 +111,7 @@ class TextService(Service):
         Of an example, those that anybody had made so before come back at once.
         """
         wish = Wish(prompt, negative_prompt, height, width)
-        plan, seed = plan_of(heun, pseudo, refiner), drawn_seed(seed, randomise)
+        plan, seed = self.slider_plans.plan(heun, pseudo, refiner), drawn_seed(seed, randomise)
         request = self._asked(wish, plan, guidance_scale, num_images, seed)
         answer = self._example if is_example else self._generate
         return answer(request, visitor, ticket)

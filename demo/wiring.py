@@ -197,7 +197,7 @@ def connect(
         return again
 
     # What a person chose, only, so that sliders and presets do not chase each other.
-    chosen = plan.preset.input(service.step_counts, plan.preset, plan.sliders, **HELPER)
+    chosen = plan.preset.input(service.slider_plans.counts, plan.preset, plan.sliders, **HELPER)
     afforded = plan.budget.release(
         service.within, plan.budget, plan.sliders, preprocess=False, **HELPER
     )

@@ -34,12 +34,8 @@ class TextControls(NamedTuple):
 
 
 def build(services: Sequence[TextService], page: gr.Blocks) -> None:
-    """Add controls and pictures of each model that sliders can sample, and what chooses one.
-
-    Programs reach the first.
-    """
-    offered = [its for its in services if its is services[0] or its.has_slider_plan]
-    panes.build(offered, page, partial(_build_pane, page=page, siblings=offered))
+    """Add controls and pictures of each model, and what chooses one; programs reach the first."""
+    panes.build(services, page, partial(_build_pane, page=page, siblings=services))
 
 
 def _build_pane(service: TextService, page: gr.Blocks, siblings: Sequence[TextService]) -> None:
@@ -158,7 +154,7 @@ def handler(service: TextService) -> Callable[..., Iterator[tuple]]:
         Args:
             prompt: what to show, at most 2000 characters.
             negative_prompt: what guidance leads away from; may be empty.
-            heun: Heun steps, a whole number from 0 to 24.
+            heun: Heun steps, or Euler steps if the model's own plan is of these; from 0 to 24.
             pseudo: pseudo-corrector steps, a whole number from 0 to 24.
             refiner: refiner steps, a whole number from 0 to 8.
             guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.

@@ -6,10 +6,11 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from demo import readout, service, ui, wiring
+from demo import readout, service, slider_plans, ui, wiring
 from demo.class_service import ClassService
 from demo.events import Done, PlanSummary, Preview, Stopped
 from demo.pictures import png_file
+from demo.slider_plans import SliderPlans
 from demo.tabs import class_conditional
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import ModelDescription
@@ -44,10 +45,10 @@ class FakeService:
     note = ""
     THING, TASK = "class", "classes"
     front_plans, budget, download = (), None, None
-    describe_plan = staticmethod(ClassService.describe_plan)
+    slider_plans = SliderPlans()
+    describe_plan = ClassService.describe_plan
     read_plan = ClassService.read_plan
     compare_plans = within = None
-    step_counts = staticmethod(ClassService.step_counts)
 
     def __init__(self, *events):
         self.events, self.asked, self.closed = events, None, False
@@ -166,9 +167,9 @@ def test_the_documentation_gives_the_limits():
     documented = class_conditional.handler(FakeService()).__doc__
     described = class_conditional.arguments(FakeService())
     for name, (low, high) in {
-        "heun": service.HEUN_STEPS,
-        "pseudo": service.PSEUDO_STEPS,
-        "refiner": service.REFINER_STEPS,
+        "heun": slider_plans.SOLVER_STEPS,
+        "pseudo": slider_plans.PSEUDO_STEPS,
+        "refiner": slider_plans.REFINER_STEPS,
         "guidance_scale": service.GUIDANCE_SCALE,
         "num_images": service.NUM_IMAGES,
         "seed": (0, MAX_SEED),

@@ -81,7 +81,7 @@ def remote(tmp_path, own_cache, monkeypatch, service):
     """Return the service of a model on a hub of this machine, and that hub."""
     monkeypatch.setattr(hub, "_LOOK_AGAIN_S", 0.01)
     monkeypatch.setattr(panes, "_LOOK_AGAIN_S", 0.1)
-    model = replace(MODEL, image_size=64, default_plan="H1P1")
+    model = replace(MODEL, image_size=64, default_plan="E1")  # as InstaFlow's distilled one
     description = ModelDescription.of_hub(model)
     with serving(publish(tmp_path / "published")) as server:
         download = Download(model, partial(fetch, endpoint=server.endpoint))
@@ -197,6 +197,10 @@ def test_the_page_fetches_a_model_and_makes_pictures_with_it(
     generate.click()
     readout = page.locator(".readout .card").locator("visible=true")
     expect(readout).to_contain_text("evaluations", timeout=PATIENCE_MS)
+    # Of a model that was distilled to Euler's steps, the first slider counts these.
+    expect(page.get_by_role("slider", name="Euler steps")).to_have_value("1")
+    expect(readout.locator(".legend")).to_contain_text("Euler")
+    assert "plan=E1" in page.url
     assert re.search(rf"[?&]model={re.escape(MODEL.name)}(&|$)", page.url)
     # Its address opens on it, and Compare has it too.
     page.goto(page.url)
@@ -217,7 +221,7 @@ def test_the_studio_offers_the_catalogue(monkeypatch, tmp_path, text_service, ow
     classes, texts = studio.load_services(str(text_service.model.folder), "cpu", "float32")
     assert [its.name for its in texts[1:]] == [model.name for model in HUB_MODELS]
     assert not any(its.is_here for its in texts[1:])
-    assert [its.has_slider_plan for its in texts[1:]] == [True, False]
+    assert [its.default_settings.plan for its in texts[1:]] == ["H1P7", "E1"]
     _, alone = studio.load_services(str(text_service.model.folder), "cpu", may_download=False)
     assert [its.name for its in alone] == [texts[0].name]
     for its in (classes, texts[0]):

@@ -23,7 +23,7 @@ from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_SEED
 from flowturbo_core.timing import Timing
-from tests.demo.conftest import BLOCK_MS, CLASSES, MODEL, make_pipeline
+from tests.demo.conftest import BLOCK_MS, CLASSES, MODEL, ScriptedPipeline, make_pipeline
 
 ASKED = {
     "class_names": ["cat"],
@@ -339,14 +339,14 @@ def test_refused_before_anything_runs(scripted, scripted_service, changes, sente
 
 @pytest.mark.parametrize(
     ("plan", "counts"),
-    [("H1P5R3", (1, 5, 3)), ("H8", (8, 0, 0)), ("[H1P1R1]x3", (8, 0, 0)), ("H50", (8, 0, 0)),
-     ("E25", (8, 0, 0))],
+    [("H1P5R3", (1, 5, 3)), ("H8", (8, 0, 0)), ("E1", (1, 0, 0)), ("E2P3", (2, 3, 0)),
+     ("[H1P1R1]x3", None), ("H50", None), ("E25", None)],
 )  # fmt: skip
 def test_the_sliders_open_on_the_models_plan(plan, counts):
     service = ClassService(replace(MODEL, default_plan=plan), lambda: None)
-    assert service.default_counts == counts
-    own = SamplePlan.from_counts(*counts)
-    assert plan in service.note and ("stands in" in service.note) == (str(own) != plan)
+    assert service.default_counts == (counts or (8, 0, 0))
+    assert service.describe_plan(*service.default_counts).plan == (plan if counts else "H8")
+    assert plan in service.note and ("stands in" in service.note) == (counts is None)
 
 
 def test_the_models_own_plan_is_a_preset():
@@ -355,8 +355,23 @@ def test_the_models_own_plan_is_a_preset():
         ("H1P5R3", paper),
         ("E25", paper),
         ("H1P5R4", ["H8", "H1P5R4", *paper[1:]]),
+        ("E1", ["E1", "E2", "E4"]),
+        ("E3", ["E1", "E3", "E2", "E4"]),
     ):
         assert ClassService(replace(MODEL, default_plan=own), lambda: None).presets == presets
+
+
+def test_a_distilled_model_is_sampled_by_eulers_steps():
+    distilled = replace(MODEL, default_plan="E1")
+    service = ClassService(distilled, lambda: Engine(ScriptedPipeline(), "scripted"))
+    *_, done = service.generate_class_conditional(["cat"], 1, 0, 0, 1, 1, 0, False)
+    assert (done.settings.plan, done.kinds) == ("E1", "E")
+    settings = replace(done.settings, plan="E2P1")
+    assert service.restored(settings)[1] == (2, 1, 0)
+    with pytest.raises(ValueError, match="plan 'H2' is none of E..P..R.."):
+        service.restored(replace(settings, plan="H2"))
+    with pytest.raises(ValueError, match="Euler steps must be a whole number from 0 to 24, not 25"):
+        service.restored(replace(settings, plan="E25"))
 
 
 def test_a_model_without_refiner():
