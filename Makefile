@@ -50,11 +50,15 @@ $(VENV)/chromium.stamp: | $(VENV)/test.stamp
 demo: $(VENV)/demo.stamp
 	$(RUN) app.py $(ARGS)
 
+# Two processes of one thread each: most tests wait, or have little to compute. A file's tests
+# stay in one, with the pages and the models that they share.
+TWO_AT_ONCE := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile
 test: $(VENV)/test.stamp $(VENV)/chromium.stamp
-	$(RUN) -m pytest -q -m "not slow and not gpu"
+	$(TWO_AT_ONCE) -m "not slow and not gpu"
 
 test-all: $(VENV)/test.stamp $(VENV)/chromium.stamp
-	$(RUN) -m pytest -q -m "not gpu"
+	$(TWO_AT_ONCE) -m "not slow and not gpu"
+	$(RUN) -m pytest -q -m "slow and not gpu"
 
 # The pictures of the page that the README shows, taken by the browser's tests.
 screenshots: $(VENV)/test.stamp $(VENV)/chromium.stamp

@@ -287,12 +287,15 @@ def results() -> Results:
     return Results(gallery, text, trajectory, record, gr.State(None))
 
 
-def visit_controls() -> VisitControls:
+def visit_controls(service: Service) -> VisitControls:
     """Add the archive of the last run, where pictures go back, and the visit's runs."""
     with gr.Row(elem_classes="files"):
         archive = gr.DownloadButton("Download all (zip)", interactive=False, size="md")
         picture = gr.UploadButton(
-            "Settings from a picture", file_types=[".png"], size="md", elem_classes="restore"
+            "Settings from a picture",
+            file_types=[".png"],
+            size="md",
+            elem_classes=["restore", f"of-{service.default_settings.THINGS}"],
         )
     gr.HTML(
         '<p class="hint">Every picture made here carries its settings: drop it anywhere on the '

@@ -39,8 +39,19 @@
         setTimeout(() => letGo(input)); // once Gradio has brought it within its limits
     });
 
-    // A picture made here, dropped anywhere on the page, is given to the tab in view, or, where
-    // that takes none, to the first, which is then opened.
+    // Gradio hears of what is written only from keys that write a letter: not of what is deleted,
+    // pasted or dictated.
+    let isKey = false;
+    document.addEventListener("keypress", (event) => (isKey = event.isTrusted), true);
+    document.addEventListener("input", (event) => {
+        if (event.target.matches?.("textarea") && !isKey) {
+            event.target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
+        }
+        isKey = false;
+    });
+
+    // A picture made here, dropped anywhere on the page, is given to the tab that makes such ones,
+    // which is then opened; what is none, to the tab in view, which says so.
     const files = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
     const show = (shown) => document.body.classList.toggle("dropping", shown);
     document.addEventListener("dragover", (event) => {
@@ -49,20 +60,32 @@
         show(true);
     });
     document.addEventListener("dragleave", (event) => event.relatedTarget ?? show(false));
-    document.addEventListener("drop", (event) => {
+    document.addEventListener("drop", async (event) => {
         if (!files(event)) return;
         event.preventDefault();
         show(false);
-        const buttons = [...document.querySelectorAll(".restore")];
-        const inView = buttons.find((button) => button.offsetParent);
-        const button = inView ?? buttons[0];
         const file = event.dataTransfer.files[0];
-        if (!button || !file) return;
-        const panel = button.closest("[role=tabpanel]");
-        if (!inView) document.querySelector(`[role=tab][aria-controls="${panel.id}"]`).click();
+        if (!file) return;
+        // The settings come before the picture itself.
+        const settings = await file.slice(0, 100000).text();
+        const tabs = { class_names: "class-conditional", prompts: "text-to-image" };
+        const things = Object.keys(tabs).find((name) => settings.includes(`"${name}": [`));
+        const inView = (takers) =>
+            [...document.querySelectorAll(takers)].find((button) => button.offsetParent);
+        const takers = things ? `.restore.of-${things}` : ".restore";
+        if (!inView(takers)) {
+            document.querySelector(`[data-tab-id=${tabs[things ?? "class_names"]}]`)?.click();
+        }
+        // A tab is built when it is first opened.
+        for (let waits = 0; waits < 60 && !inView(takers); waits++) {
+            await new Promise((resolve) => setTimeout(resolve, 50));
+        }
+        const button = inView(takers) ?? inView(".restore");
+        if (!button) return;
         const input = button.previousElementSibling;
         const first = new DataTransfer();
-        first.items.add(file);
+        // By another name, Gradio would refuse what is no PNG without a word.
+        first.items.add(new File([file], file.name.replace(/(\.png)?$/i, ".png")));
         input.files = first.files;
         input.dispatchEvent(new Event("change", { bubbles: true }));
     }, true);

@@ -43,7 +43,7 @@ class Run:
 
 def idle() -> str:
     """Return the readout before the first request."""
-    return card("Ready", "", "Choose a plan, press Generate, and see what each picture costs.")
+    return card("Ready", "", "Press Generate, and see what each picture costs.")
 
 
 def loading() -> str:
@@ -274,14 +274,16 @@ def card(number: str, unit: str, text: str, extra: str = "", below: str = "") ->
 
 def download(model: HubModel, state: Fetching) -> str:
     """Return what a model on a hub is, and how its download stands."""
+    source = f"about {model.gigabytes:g} GB from {model.repository}"
     words = {
-        "absent": f"about {model.gigabytes:g} GB from {model.repository}",
+        "absent": source,
         "arriving": _arriving(state),
         "here": "its weights are here",
         "failed": state.error[:1].upper() + state.error[1:],
     }[state.status]
     below = bar(100 * state.done / (state.total or 1)) if state.status == "arriving" else ""
-    text = f"{model.about} Its weights are under {model.licence}: read what that allows."
+    size = f" It is {source}." if state.status == "failed" else ""
+    text = f"{model.about}{size} Its weights are under {model.licence}: read what that allows."
     extra = f'<p class="facts">{escape(text)}</p>'
     return card(model.name, "", words, extra, below)
 

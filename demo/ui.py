@@ -80,7 +80,7 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
                 apply_default_css=False,
             )
             status = gr.HTML(_status(services), apply_default_css=False, elem_classes="status")
-        with gr.Tabs() as tabs:
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
             with gr.Tab("Class-conditional", id="class-conditional"):
                 elsewhere = {its.name for its in texts}
                 class_conditional.build(service, page, lambda model: model not in elsewhere)

@@ -183,7 +183,7 @@ def connect(
 ) -> None:
     """Make Generate ask the service by `ask`, and Stop end it; `task` is the tab's own name.
 
-    So do the plan's controls, while they are live, with the seed that is there. The last two of
+    So do the plan and every slider, while live, with the seed that is there. The last two of
     `inputs` are the seed and whether to draw one. `more_ways` are what counts other requests, and
     what is asked for them, with the seed that is there.
     """
@@ -203,7 +203,7 @@ def connect(
     )
     watched = [plan.live, plan.moves, plan.heun, plan.pseudo]
     let_go = {"fn": None, "inputs": watched, "outputs": plan.moves, "js": _MOVED}
-    gr.on([slider.release for slider in plan.sliders], **let_go)
+    gr.on([its.release for its in inputs if isinstance(its, gr.Slider)], **let_go)
     chosen.then(**let_go)
     afforded.then(**let_go)
     seeded = [(plan.moves, ask), *more_ways]
@@ -333,8 +333,10 @@ def connect_visit(
     """
 
     def remember(latest: Result | None, runs: list[readout.Run]) -> tuple:
-        if latest is None or (runs and runs[-1] is latest.run):
-            return gr.skip(), gr.skip(), gr.skip()
+        if latest is None:  # the pictures in view are of no finished run
+            return gr.skip(), gr.skip(), gr.DownloadButton(interactive=False)
+        if runs and runs[-1] is latest.run:
+            return gr.skip(), gr.skip(), gr.DownloadButton(interactive=True)
         runs = [*runs, latest.run][-_MAX_RUNS:]
         settings = latest.run.settings
         name = f"flowturbo-{settings.plan}-seed{settings.seed}"

@@ -182,7 +182,8 @@ def _side(name: str, value: object, multiple: int) -> int:
 def whole_number(name: str, value: object, low: int, high: int) -> int:
     """Return `value` as an int from `low` to `high`; 3.0 is whole, 3.5, NaN and True are not."""
     if not (_is_number(value) and low <= value <= high and value == int(value)):
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {brief(value)}")
+        given = "nothing" if value is None else brief(value)  # None is what an empty field holds
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {given}")
     return int(value)
 
 

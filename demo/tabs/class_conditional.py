@@ -30,7 +30,7 @@ def build(
             buttons = controls.run_controls("Generate")
         with gr.Column(scale=3, min_width=320):
             results = controls.results()
-            visit = controls.visit_controls()
+            visit = controls.visit_controls(service)
     # In the order in which the handler takes them.
     inputs = [classes, *plan.sliders, guidance_scale, num_images, *seed]
 

@@ -12,13 +12,14 @@ from demo.text_service import EXAMPLES, TextService
 from flowturbo_core.metadata import TextSettings
 from flowturbo_core.requests import MAX_TEXT
 
-# Counts what was typed while live, once the typing has paused: of several at once, only the last.
+# Counts what was written while live, once the writing has paused: of several at once, the last.
 _PAUSE_MS = 450
-_TYPED = f"""(live, typed, text) => new Promise((resolve) => {{
-    const box = document.querySelector(".prompt textarea");
-    setTimeout(() => resolve(live && text.trim() && box.value === text
-        ? typed + 1 : {{ __type__: "update" }}), {_PAUSE_MS});
-}})"""
+_TYPED = f"""(live, typed, ...texts) => new Promise((resolve) => setTimeout(() => {{
+    const boxes = [".prompt", ".negative-prompt"].map((name) =>
+        [...document.querySelectorAll(`${{name}} textarea`)].find((box) => box.offsetParent));
+    const isLast = boxes.every((box, k) => box?.value === texts[k]);
+    resolve(live && texts[0].trim() && isLast ? typed + 1 : {{ __type__: "update" }});
+}}, {_PAUSE_MS}))"""
 
 
 class TextControls(NamedTuple):
@@ -56,7 +57,7 @@ def _build_pane(service: TextService, page: gr.Blocks, siblings: Sequence[TextSe
             buttons = controls.run_controls("Generate")
         with gr.Column(scale=3, min_width=320):
             results = controls.results()
-            visit = controls.visit_controls()
+            visit = controls.visit_controls(service)
     # In the order in which the handler takes them.
     inputs = [*texts[:2], *plan.sliders, guidance_scale, height, width, num_images, *seed]
 
@@ -71,7 +72,8 @@ def _build_pane(service: TextService, page: gr.Blocks, siblings: Sequence[TextSe
         service, f"text-to-image {service.name}", ask, inputs, plan, buttons, results, ways
     )
     paused = {"js": _TYPED, "trigger_mode": "multiple", **controls.HELPER}
-    texts.prompt.input(None, [plan.live, texts.typed, texts.prompt], texts.typed, **paused)
+    for text in texts[:2]:
+        text.input(None, [plan.live, texts.typed, *texts[:2]], texts.typed, **paused)
 
     def takes(model: str | None) -> bool:
         others = [its.name for its in siblings[1:]]
@@ -92,13 +94,16 @@ def text_controls(service: TextService) -> TextControls:
             placeholder=EXAMPLES[0],
             max_length=MAX_TEXT,
             lines=2,
+            max_lines=6,
             elem_classes="prompt",
         )
         negative_prompt = gr.Textbox(
             label="Negative prompt",
             placeholder="what to lead away from",
             max_length=MAX_TEXT,
-            max_lines=1,
+            lines=1,
+            max_lines=3,
+            elem_classes="negative-prompt",
         )
         examples = gr.Radio(list(EXAMPLES), label="Examples", elem_classes="preset examples")
         warning = gr.HTML("", apply_default_css=False, elem_classes="warning")
@@ -114,13 +119,14 @@ def text_controls(service: TextService) -> TextControls:
 
 
 def side_control(label: str, value: int, factor: int) -> gr.Slider:
-    """Add one side of the images, a multiple of `factor`."""
+    """Add one side of the images, a multiple of `factor`; `value` is the one trained on."""
     return gr.Slider(
         factor * max(value // 2 // factor, 1),
         2 * value,
         value=value,
         step=factor,
         label=label,
+        info=f"The model was trained on {value}.",
         buttons=[],
         min_width=120,
         elem_classes=label.lower(),

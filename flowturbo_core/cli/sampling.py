@@ -30,7 +30,7 @@ from flowturbo_core.models.catalog import (
     HUB_MODELS,
     TEXTS,
     ModelDescription,
-    bundled_models,
+    bundled_pipelines,
     read_json,
 )
 from flowturbo_core.models.hub import fetch, hub_model
@@ -42,11 +42,12 @@ from flowturbo_core.usage import number
 
 @app.command()
 def models() -> None:
-    """List the models that ship with the project, and those to fetch from a hub."""
-    print("\n".join(bundled_models()))
+    """List the models that make pictures: those that ship, and those to fetch from a hub."""
+    for name in bundled_pipelines():
+        print(f"{name}: pictures of {ModelDescription.read(name).task}; ships with this")
     for model in HUB_MODELS:
         where = "fetched" if model.is_here else f"{model.gigabytes} GB to download"
-        print(f"{model.name} ({where}; {model.licence})")
+        print(f"{model.name}: pictures of {TEXTS}; {where}; {model.licence}")
 
 
 @app.command()

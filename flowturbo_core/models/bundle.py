@@ -12,7 +12,7 @@ from typing import Any
 import diffusers
 from diffusers import ModelMixin
 
-from flowturbo_core.data.postcards import CLASSES
+from flowturbo_core.data import postcards
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
 from flowturbo_core.models.catalog import CATALOGUE, DEFAULT_TEXT_MODEL
 from flowturbo_core.models.class_pictures import write_class_pictures
@@ -45,6 +45,16 @@ _HELD_OUT = (
     "One tenth of the (subject, colour, time of day) combinations was held out of all training. "
 )
 
+_VOCABULARY = {
+    "subjects, or none": postcards.SUBJECTS,
+    "colours of these": postcards.COLOURS,
+    "times of day": postcards.TIMES,
+    "weather": postcards.WEATHERS,
+    "landscapes": postcards.SETTINGS,
+    "places": postcards.POSITIONS,
+    "sizes": postcards.SIZES,
+}
+
 _LIMITS = """## Limits
 
 It draws these scenes and nothing else; it is there to show and to measure samplers.
@@ -62,7 +72,7 @@ def bundle_postcards(
     pipeline = ClassConditionalPipeline(
         load_model(SiTPredictor, predictor),
         load_model(PixelUnshuffleAutoencoderKL, autoencoder),
-        CLASSES,
+        postcards.CLASSES,
         load_model(SiTRefiner, refiner),
         **settings,
     )
@@ -124,8 +134,11 @@ def _text_card(pipeline: TextToImagePipeline, predictor: Path, refiner: Path) ->
         'pipeline("a red sailboat at sunset", plan="H1P6R3").images[0].save("sailboat.png")\n'
         "```\n\n" + _DATA.format(held_out=_HELD_OUT) + "Eight prompts a scene, whole captions and "
         "terse ones, of which each says a part of what is to be seen "
-        "(`flowturbo_core/data/postcard_captions.py`).\n\n"
+        "(`flowturbo_core/data/postcard_captions.py`).\n\n## What it knows\n\n"
     )
+    for name, words in _VOCABULARY.items():
+        text += f"- {name}: {', '.join(words)}\n"
+    text += "\nOther words it takes for some of these.\n\n"
     text += _training("UNet and text encoder", "text-flow", read_record(predictor))
     return text + _training("the refiner", "text-refiner", read_record(refiner)) + _LIMITS
 
@@ -202,7 +215,7 @@ def _write_class_conditional(
         "predictor": [SiTPredictor.__module__, SiTPredictor.__name__],
         "refiner": [SiTRefiner.__module__, SiTRefiner.__name__],
         "vae": [CATALOGUE, AUTOENCODER],
-        "class_names": list(CLASSES),
+        "class_names": list(postcards.CLASSES),
         **settings,
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -240,6 +240,13 @@ def bundled_models() -> tuple[str, ...]:
     return tuple(sorted(f.name for f in MODELS_FOLDER.glob("*") if f.is_dir()))
 
 
+def bundled_pipelines() -> tuple[str, ...]:
+    """Return the names of those that make pictures: others are parts of these, or judge them."""
+    return tuple(
+        name for name in bundled_models() if (MODELS_FOLDER / name / "model_index.json").is_file()
+    )
+
+
 def user_cache() -> Path:
     """Return the folder for what the project keeps of a person's own."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -265,7 +272,7 @@ def model_folder(name_or_path: str | Path) -> Path:
             )
     raise ValueError(
         f"there is no model {name!r}: it is neither a folder nor one of the bundled models, "
-        f"{', '.join(bundled_models())}"
+        f"{', '.join(bundled_pipelines())}"
     )
 
 

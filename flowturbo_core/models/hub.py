@@ -102,6 +102,9 @@ def _reason(error: Exception, model: HubModel) -> str:
         return f"the hub has no {model.repository} that is open to all"
     if isinstance(error, HfHubHTTPError):
         return f"the hub answered {error.response.status_code} {error.response.reason_phrase}"
+    # By their name: which library they are of depends on the version of huggingface_hub.
+    if "NetworkError" in [kind.__name__ for kind in type(error).__mro__]:
+        return f"there is no connection to the hub ({in_short(error)})"
     if isinstance(error, JSONDecodeError):
         return "what answers at the hub's address is no hub"
     if isinstance(error, OSError) and error.errno == ENOSPC:

@@ -269,12 +269,13 @@ def test_a_class_name_cannot_leave_the_output_folder(command_line, pipeline_fold
 def test_models_lists_the_catalogue(command_line):
     done = command_line("models")
     assert done.code == 0
-    from flowturbo_core.models.catalog import HUB_MODELS, bundled_models
+    from flowturbo_core.models.catalog import HUB_MODELS
 
-    bundled, remote = bundled_models(), done.out.splitlines()[len(bundled_models()) :]
-    assert done.out.splitlines()[: len(bundled)] == list(bundled)
+    classes, texts, *remote = done.out.splitlines()
+    assert classes.startswith("postcards-sit: pictures of classes")
+    assert texts.startswith("postcards-t2i: pictures of texts")
     for model, line in zip(HUB_MODELS, remote, strict=True):
-        assert line.startswith(model.name) and model.licence in line
+        assert line.startswith(f"{model.name}: pictures of texts") and model.licence in line
 
 
 def test_a_download_that_cannot_be_is_one_sentence(command_line, tmp_path, monkeypatch):

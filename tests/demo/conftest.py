@@ -38,6 +38,13 @@ _SIT = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """Mark whatever needs a browser, however it comes by one."""
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker("browser")
+
+
 BLOCK_MS = 10.0
 CLASSES = ["cat", "dog"]
 MODEL = ModelDescription(

@@ -104,7 +104,7 @@ def test_a_bad_number_is_refused_by_value_and_range(address, name, value):
         (["cat", "horse"], "Class 'horse' is not known; the classes are sailboat, mountains"),
         ([], "Choose at least one class; the list of classes is empty"),
         (None, "Choose at least one class; the list of classes is empty"),
-        ([None], "Class label must be a whole number from 0 to 16, not None"),
+        ([None], "Class label must be a whole number from 0 to 16, not nothing"),
         (["cat"] * 300, "One request makes at most 256 images, not 300"),
     ],
 )

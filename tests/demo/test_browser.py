@@ -19,8 +19,6 @@ from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import ModelDescription
 from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
 
-pytestmark = pytest.mark.browser
-
 # Notes what the readout says, where the pictures come from, and how tall their box is, always.
 WATCH = """() => {
     const readout = document.querySelector(".readout");
@@ -36,17 +34,6 @@ WATCH = """() => {
     for (const watched of [readout, gallery]) {
         const all = { subtree: true, childList: true, characterData: true, attributes: true };
         observer.observe(watched, all);
-    }
-}"""
-
-
-# Drops a file with these bytes on the middle of the page.
-DROP = """(bytes) => {
-    const dataTransfer = new DataTransfer();
-    dataTransfer.items.add(new File([new Uint8Array(bytes)], "a.png", { type: "image/png" }));
-    for (const kind of ["dragover", "drop"]) {
-        const options = { dataTransfer, bubbles: true, cancelable: true };
-        document.querySelector(".gallery").dispatchEvent(new DragEvent(kind, options));
     }
 }"""
 
@@ -361,6 +348,24 @@ def test_hostile_settings_are_refused_in_a_sentence_and_nothing_else_happens(
     visit.page.close()
 
 
+def test_after_stop_the_pictures_of_an_earlier_run_are_not_handed_out(browser, address):
+    visit = Visit(browser, address, SIZES["desk"])
+    archive = visit.page.get_by_role("button", name="Download all")
+    visit.slide(heun=1, pseudo=0, refiner=0)
+    visit.run()
+    expect(archive).to_be_enabled(timeout=PATIENCE_MS)
+    visit.slide(heun=24, pseudo=24)
+    visit.generate.click()
+    visit.expect_readout("of 48 blocks")
+    visit.stop.click()
+    visit.expect_readout("Stopped")
+    expect(archive).to_be_disabled(timeout=PATIENCE_MS)
+    visit.slide(heun=1, pseudo=0)
+    visit.run()
+    expect(archive).to_be_enabled(timeout=PATIENCE_MS)
+    visit.page.close()
+
+
 def test_a_closed_page_frees_the_accelerator(browser, address, computed):
     leaving = Visit(browser, address, SIZES["desk"])
     leaving.slide(heun=24, pseudo=24, refiner=8, images=8)
@@ -429,7 +434,7 @@ def test_a_picture_dropped_anywhere_is_sampled_again_while_live(
     Image.new("RGB", (8, 8)).save(picture, pnginfo=info)
     visit.live.check()
     visit.open_tab("Compare")  # which takes no picture: the first tab does
-    visit.page.evaluate(DROP, list(picture.read_bytes()))
+    visit.drop(picture)
     readout = visit.page.locator(".card").first
     expect(readout).to_have_text(re.compile("H2P1R1 · "), timeout=PATIENCE_MS)
     expect(readout).to_be_visible()

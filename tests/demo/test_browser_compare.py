@@ -14,8 +14,6 @@ from flowturbo_core.plan import SamplePlan
 from tests.conftest import write_front
 from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
 
-pytestmark = pytest.mark.browser
-
 # Plausible, as only tuning measures them: error falls as time rises.
 ERRORS = {
     "E4": 0.62, "H1P3": 0.41, "H1P4R1": 0.36, "H1P5R3": 0.33, "H2P4R2": 0.27, "H8": 0.12,

@@ -100,7 +100,6 @@ def test_the_slider_shows_what_the_plan_takes_and_has_room_for_it(tuned):
     assert controls.budgeted(tuned, 0, 0, 3).value == 25  # no plan: the line below says so
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("size", SIZES)
 def test_milliseconds_move_the_steps_and_steps_the_milliseconds(browser, serve, tuned, size):
     visit = Visit(browser, serve(tuned), SIZES[size])
@@ -122,14 +121,12 @@ def test_milliseconds_move_the_steps_and_steps_the_milliseconds(browser, serve, 
     visit.page.close()
 
 
-@pytest.mark.browser
 def test_without_a_front_there_is_no_such_slider(browser, address):
     visit = Visit(browser, address, SIZES["desk"])
     expect(visit.page.locator(".budget")).to_have_count(0)
     visit.page.close()
 
 
-@pytest.mark.browser
 def test_milliseconds_can_be_typed(browser, serve, tuned):
     visit = Visit(browser, serve(tuned), SIZES["desk"])
     budget = visit.page.locator(".budget input[type=number]")

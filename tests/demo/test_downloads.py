@@ -163,7 +163,6 @@ def test_of_the_models_on_demand_one_is_loaded_at_a_time(own_cache, monkeypatch)
         assert [its.engine is not None for its in services] == [chosen == 0, chosen == 1]
 
 
-@pytest.mark.browser
 def test_the_page_fetches_a_model_and_makes_pictures_with_it(
     browser, serve, service, text_service, remote
 ):

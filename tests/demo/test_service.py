@@ -320,7 +320,7 @@ def test_a_random_seed_is_drawn_and_told(scripted_service):
         ({"heun": 0, "pseudo": 0}, "begins with R"),
         ({"heun": 25}, "Heun steps must be a whole number from 0 to 24, not 25"),
         ({"pseudo": 2.5}, "pseudo-corrector steps must be a whole number from 0 to 24, not 2.5"),
-        ({"refiner": None}, "refiner steps must be a whole number from 0 to 8, not None"),
+        ({"refiner": None}, "refiner steps must be a whole number from 0 to 8, not nothing"),
         ({"guidance_scale": float("nan")}, "guidance scale must be a number from 0 to 15, not nan"),
         ({"num_images": 9}, "number of images must be a whole number from 1 to 8, not 9"),
         ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, not -1"),

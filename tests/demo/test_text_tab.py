@@ -238,6 +238,23 @@ def test_while_live_what_is_typed_is_sampled_once_the_typing_pauses(
     )
 
 
+def test_while_live_whatever_changes_the_pictures_samples_them_again(texts):
+    texts.slide(heun=1, pseudo=0, refiner=0, images=1)
+    texts.run()
+    texts.live.check()
+    texts.prompt.press("Control+a")
+    texts.page.keyboard.insert_text("a cat")  # at once and without keys, as a paste
+    expect(texts.pictures.first).to_have_attribute("alt", "a cat", timeout=PATIENCE_MS)
+    texts.prompt.press("Backspace")
+    expect(texts.pictures.first).to_have_attribute("alt", "a ca", timeout=PATIENCE_MS)
+    texts.panel.get_by_label("Negative prompt").press_sequentially("dog", delay=30)
+    texts.page.wait_for_url("**&negative_prompt=dog&**")
+    texts.slide(guidance=3)
+    texts.page.wait_for_url("**&guidance_scale=3.0&**")
+    texts.slide(height=96)
+    texts.page.wait_for_url("**&height=96&**")
+
+
 def test_an_example_is_made_once_and_then_comes_back_at_once(texts):
     texts.slide(heun=1, pseudo=1, refiner=0, images=1)
     texts.seed.fill(str(random.randrange(10**9)))  # what another visit made is kept, too
@@ -288,14 +305,38 @@ def test_an_address_of_a_models_name_alone_is_no_mistake(browser, texts_address)
     page.close()
 
 
-def test_a_picture_of_a_text_dropped_on_classes_says_where_it_belongs(
-    browser, texts_address, tmp_path
-):
+@pytest.fixture
+def picture_of_a_text(tmp_path):
     picture = tmp_path / "picture.png"
     Image.new("RGB", (8, 8)).save(picture, pnginfo=SETTINGS.png_info({}))
+    return picture
+
+
+def test_a_picture_of_a_text_opened_among_classes_says_where_it_belongs(
+    browser, texts_address, picture_of_a_text
+):
     with visiting(Visit(browser, texts_address, SIZES["desk"])) as visit:
-        visit.restore.first.set_input_files(picture)
+        visit.restore.first.set_input_files(picture_of_a_text)
         visit.expect_toast("This picture is of texts, not of classes")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_picture_of_a_text_dropped_on_classes_opens_its_tab(
+    browser, texts_address, picture_of_a_text, size
+):
+    with visiting(Visit(browser, texts_address, SIZES[size])) as visit:
+        visit.drop(picture_of_a_text)
+        prompt = visit.page.get_by_label("Prompt", exact=True).locator("visible=true")
+        expect(prompt).to_have_value(SETTINGS.prompts[0], timeout=PATIENCE_MS)
+
+
+def test_what_is_dropped_and_is_no_picture_is_refused_in_a_sentence(
+    browser, texts_address, tmp_path
+):
+    (tmp_path / "notes.txt").write_text("no picture")
+    with visiting(Visit(browser, texts_address, SIZES["desk"])) as visit:
+        visit.drop(tmp_path / "notes.txt")
+        visit.expect_toast("This file is not a PNG picture")
 
 
 def test_compare_offers_both_models(browser, texts_address):

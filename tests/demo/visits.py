@@ -22,6 +22,16 @@ _GRADIOS_OWN = re.compile(
     "Method not implemented.|WARN The input spec uses Vega-Lite v5.*, but the current version .*"
 )
 
+# Drops a file of this name with these bytes on the middle of the page.
+_DROP = """([name, bytes]) => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([new Uint8Array(bytes)], name));
+    for (const kind of ["dragover", "drop"]) {
+        const options = { dataTransfer, bubbles: true, cancelable: true };
+        document.querySelector(".gallery").dispatchEvent(new DragEvent(kind, options));
+    }
+}"""
+
 # Tells when Stop was enabled and no longer is: a small run is over before one could look twice.
 WATCH_STOP = """(stop) => {
     window.ran = false;
@@ -73,12 +83,12 @@ class Visit:
             self.complaints.append(f"{response.status} {response.url} {response.request.post_data}")
 
     def open_tab(self, name):
-        """Press a tab, which a narrow page has in the menu behind the others."""
-        tab = self.page.get_by_role("tab", name=name)
-        if not tab.is_visible():
-            self.page.locator(".overflow-menu > button").click()
-            tab = self.page.locator(".overflow-dropdown").get_by_text(name)
-        tab.click()
+        """Press a tab."""
+        self.page.get_by_role("tab", name=name).click()
+
+    def drop(self, file):
+        """Drop a file on the page."""
+        self.page.evaluate(_DROP, [file.name, list(file.read_bytes())])
 
     def slow_down(self, latency_ms):
         """Make every answer of the server take that much longer."""

@@ -12,16 +12,19 @@ from flowturbo_core.models.class_pictures import PIXELS, write_class_pictures
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
-    """Return a catalogue of two empty models."""
-    for name in ("sailing", "flying"):
+    """Return a catalogue of two empty models, and a part that others share."""
+    for name in ("sailing", "flying", "wind"):
         (tmp_path / name).mkdir()
+    for name in ("sailing", "flying"):
+        (tmp_path / name / "model_index.json").touch()
     (tmp_path / "README.md").touch()
     monkeypatch.setattr(catalog, "MODELS_FOLDER", tmp_path)
     return tmp_path
 
 
 def test_every_folder_is_a_model(shelf):
-    assert catalog.bundled_models() == ("flying", "sailing")
+    assert catalog.bundled_models() == ("flying", "sailing", "wind")
+    assert catalog.bundled_pipelines() == ("flying", "sailing")
 
 
 def test_a_model_is_found_by_name_or_by_folder(shelf, tmp_path_factory):

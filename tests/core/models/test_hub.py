@@ -130,7 +130,10 @@ def test_what_a_hub_refuses_is_one_sentence(served, monkeypatch, refusal, reason
 
 
 def test_a_silent_hub_is_one_sentence(served):
-    with pytest.raises(ValueError, match=f"^{MODEL.name} could not be fetched: [^\n]+$"):
+    with pytest.raises(
+        ValueError,
+        match=f"^{MODEL.name} could not be fetched: there is no connection to the hub [^\n]+$",
+    ):
         list(fetch(MODEL, "http://127.0.0.1:9"))
     assert not MODEL.is_here
 
