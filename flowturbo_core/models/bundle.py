@@ -98,8 +98,8 @@ def bundle_text(predictor: Path, refiner: Path, catalogue: Path, settings: dict[
         for part in ("unet", "text_encoder", "tokenizer"):
             shutil.copytree(predictor / part, folder / part)
         shutil.copytree(refiner, folder / "refiner")
-        for name, trained in (("unet", predictor), ("refiner", refiner)):
-            write_record(read_record(trained), folder / name)
+        # UNet and texts were trained together: a run from this folder finds their record in it.
+        write_record(read_record(predictor), folder)
         index = {
             "_class_name": "TextToImagePipeline",
             "_diffusers_version": diffusers.__version__,

@@ -135,8 +135,8 @@ def test_a_prompt_is_not_drawn_where_it_is_the_negative_one(texts):
 
 @pytest.mark.slow
 def test_what_the_texts_refiner_costs_beside_one_predictor_evaluation(texts):
-    x = torch.randn(8, *texts.latent_shape)
-    t, condition = torch.full((8,), 0.5), texts.embed(["a boat"] * 8)
+    x = torch.randn(16, *texts.latent_shape)  # eight images, guided, as they are by default
+    t, condition = torch.full((16,), 0.5), texts.embed(["a boat"] * 16)
     calls = {
         "predictor": lambda: texts.predictor(x, t, condition),
         "refiner": lambda: texts.refiner(x, t, x, condition),

@@ -199,6 +199,13 @@ def test_from_nothing_to_pictures_of_texts(drawn, train, command_line, monkeypat
     )  # fmt: skip
     assert done.code == 0, done.err
     assert made("a red boat", "H1P1R1").images[0].size == (32, 32)
+    done = train(
+        "text-flow", "--steps", 1, "--autoencoder", vae, "--init", catalogue / "postcards-t2i",
+        output=tmp_path / "again",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    runs = read_record(tmp_path / "again" / "model")["runs"]
+    assert [run["steps"] for run in runs] == [2, 1, 1]
 
 
 @pytest.mark.parametrize("what", ["text-flow", "text-refiner"])
