@@ -50,9 +50,9 @@ $(VENV)/chromium.stamp: | $(VENV)/test.stamp
 demo: $(VENV)/demo.stamp
 	$(RUN) app.py $(ARGS)
 
-# Two processes of one thread each: most tests wait, or have little to compute. A file's tests
-# stay in one, with the pages and the models that they share.
-TWO_AT_ONCE := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile
+# Two processes of one thread each: most tests wait, or have little to compute. Each takes a half
+# in order, as tests of a file share models and pages, and at its end some of the other's.
+TWO_AT_ONCE := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal
 test: $(VENV)/test.stamp $(VENV)/chromium.stamp
 	$(TWO_AT_ONCE) -m "not slow and not gpu"
 

@@ -39,6 +39,11 @@ def refusal(**changes):
     return sentence
 
 
+def written(value):
+    """Return what a refusal calls a value."""
+    return "nothing" if value is None else repr(value)
+
+
 def test_a_good_request_is_taken_as_it_is():
     request = create()
     assert request.class_labels == (0, 2)
@@ -51,7 +56,7 @@ def test_a_good_request_is_taken_as_it_is():
 def test_wrong_image_counts(value):
     sentence = refusal(num_images=value)
     assert "num_images" in sentence
-    assert repr(value)[:40] in sentence
+    assert written(value)[:40] in sentence
     assert str(MAX_IMAGES) in sentence
 
 
@@ -59,7 +64,7 @@ def test_wrong_image_counts(value):
 def test_wrong_seeds(value):
     sentence = refusal(seed=value)
     assert "seed" in sentence
-    assert repr(value)[:40] in sentence
+    assert written(value)[:40] in sentence
     assert str(MAX_SEED) in sentence
 
 
@@ -67,7 +72,7 @@ def test_wrong_seeds(value):
 def test_wrong_guidance(value):
     sentence = refusal(guidance_scale=value)
     assert "guidance_scale" in sentence
-    assert repr(value)[:40] in sentence
+    assert written(value)[:40] in sentence
     assert str(MAX_GUIDANCE_SCALE) in sentence
 
 
@@ -77,7 +82,7 @@ def test_wrong_guidance(value):
 def test_wrong_classes(value):
     sentence = refusal(class_labels=[0, value])
     assert "class" in sentence
-    assert (repr(value) in sentence) or (str(value)[:40] in sentence)
+    assert (written(value) in sentence) or (str(value)[:40] in sentence)
 
 
 @pytest.mark.parametrize("value", [[], (), "", None, 3.5, math.nan, np.array([])])

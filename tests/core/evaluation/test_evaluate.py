@@ -258,6 +258,7 @@ def test_the_floor_is_of_other_scenes_through_the_autoencoder(postcards, evaluat
     assert all(b - a >= 1_000_000 for a, b in zip(seeds, seeds[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_the_reference_is_checked_if_asked(pipeline, tmp_path):
     metrics = ("solver", "reference")
     content = run(pipeline, None, tmp_path / "parts", plans=("H1", "H4"), metrics=metrics)
@@ -312,6 +313,7 @@ def test_postcards_alone_have_an_evaluator(pipeline, postcards):
     assert isinstance(evaluator_of(postcards), PostcardsEvaluator)
 
 
+@pytest.mark.slow
 def test_the_error_of_features_is_the_distance_of_what_the_evaluator_sees(
     postcards, evaluator, tmp_path
 ):
@@ -389,6 +391,7 @@ def test_the_command_line(command_line, pipeline_folder, tmp_path):
         assert refused.code == 2 and refused.err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_processes_share_the_batches(pipeline_folder, tmp_path):
     file = tmp_path / "evaluation.json"

@@ -80,6 +80,7 @@ def test_the_autoencoder_keeps_28_db_on_unseen_scenes():
     assert np.allclose(std, vae.config.latents_std, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_the_evaluator_tells_subject_and_time_of_99_in_100_unseen_scenes():
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder("postcards-autoencoder"))
     evaluator = load_model(PostcardsEvaluator, model_folder("postcards-evaluator"))
@@ -97,6 +98,7 @@ def test_samples_have_the_statistics_of_the_data(pipeline):
     assert latents.mean().abs() < 0.2 and 0.75 < latents.std() < 1.25
 
 
+@pytest.mark.slow
 def test_the_refiner_comes_closer_to_the_exact_path_than_carrying_the_velocity_on(pipeline):
     """Of the last three of nine blocks, refined or not, measured against Heun's with 40."""
     labels = list(range(0, len(CLASSES), 4))
@@ -112,16 +114,17 @@ def test_the_refiner_comes_closer_to_the_exact_path_than_carrying_the_velocity_o
 
 
 def test_what_prompts_name_is_drawn(texts):
-    scenes = [sample_scene(SHEET_SEED + 6_000_000 + k) for k in range(48)]
+    scenes = [sample_scene(SHEET_SEED + 6_000_000 + k) for k in range(32)]
     prompts = [prompt(scene, scene.seed) for scene in scenes]
     images = texts([its.text for its in prompts], seed=0, output_type="pt").images
     told = attributes_of(images)
     wanted = [attribute_labels(s, p.named) for s, p in zip(scenes, prompts, strict=True)]
     for name, asked in zip(ATTRIBUTES, torch.tensor(wanted).T, strict=True):
         is_right = (told[name] == asked)[asked != NOTHING]
-        assert len(is_right) > 10 and is_right.double().mean() > 0.75, name
+        assert len(is_right) > 8 and is_right.double().mean() > 0.75, name
 
 
+@pytest.mark.slow
 def test_a_prompt_is_not_drawn_where_it_is_the_negative_one(texts):
     """Led away from night, fewer pictures are of it."""
 

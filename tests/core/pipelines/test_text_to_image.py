@@ -497,7 +497,7 @@ def test_compiled_blocks_are_the_eager_ones_and_compile_once(pipeline, guidance_
         ({"unet": tiny_unet(in_channels=8, out_channels=8)}, ("8", "4", "latent channels")),
         ({"unet": tiny_unet(cross_attention_dim=32)}, ("16", "32")),
         ({"unet": tiny_unet(sample_size=(8, 8))}, ("sample_size", "(8, 8)")),
-        ({"unet": tiny_unet(sample_size=None)}, ("sample_size", "None")),
+        ({"unet": tiny_unet(sample_size=None)}, ("sample_size", "nothing")),
         ({"unet": tiny_unet(sample_size=MAX_SIDE)}, ("sample_size", "2048")),
         ({"unet": tiny_unet(class_embed_type="timestep")}, ("class_embed_type", "timestep")),
         ({"unet": tiny_unet(num_class_embeds=3)}, ("num_class_embeds", "3")),
