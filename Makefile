@@ -50,14 +50,14 @@ $(VENV)/chromium.stamp: | $(VENV)/test.stamp
 demo: $(VENV)/demo.stamp
 	$(RUN) app.py $(ARGS)
 
-# Two processes of one thread each: most tests wait, or have little to compute. Each takes a half
-# in order, as tests of a file share models and pages, and at its end some of the other's.
-TWO_AT_ONCE := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal
+# Three processes of one thread each: most tests wait, or have little to compute. Each takes a third
+# in order, as tests of a file share models and pages, and at its end some of another's.
+AT_ONCE := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 3 --dist worksteal
 test: $(VENV)/test.stamp $(VENV)/chromium.stamp
-	$(TWO_AT_ONCE) -m "not slow and not gpu"
+	$(AT_ONCE) -m "not slow and not gpu"
 
 test-all: $(VENV)/test.stamp $(VENV)/chromium.stamp
-	$(TWO_AT_ONCE) -m "not slow and not gpu"
+	$(AT_ONCE) -m "not slow and not gpu"
 	$(RUN) -m pytest -q -m "slow and not gpu"
 
 # The pictures of the page that the README shows, taken by the browser's tests.

@@ -182,16 +182,19 @@ def _side(name: str, value: object, multiple: int) -> int:
 def whole_number(name: str, value: object, low: int, high: int) -> int:
     """Return `value` as an int from `low` to `high`; 3.0 is whole, 3.5, NaN and True are not."""
     if not (_is_number(value) and low <= value <= high and value == int(value)):
-        given = "nothing" if value is None else brief(value)  # None is what an empty field holds
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {given}")
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {_given(value)}")
     return int(value)
 
 
 def real_number(name: str, value: object, low: float, high: float) -> float:
     """Return `value` as a float from `low` to `high`, or raise ValueError saying so."""
     if not (_is_number(value) and low <= value <= high):  # false for NaN and the infinities too
-        raise ValueError(f"{name} must be a number from {low} to {high}, not {brief(value)}")
+        raise ValueError(f"{name} must be a number from {low} to {high}, not {_given(value)}")
     return float(value)
+
+
+def _given(value: object) -> str:
+    return "nothing" if value is None else brief(value)  # None is what an empty field holds
 
 
 def _is_number(value: object) -> bool:

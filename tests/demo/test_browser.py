@@ -541,6 +541,7 @@ SCREENSHOTS = {
 }
 
 
+@pytest.mark.slow  # `make screenshots` runs it
 def test_screenshots(browser, bundled_address, tmp_path):
     """Save what the README shows."""
     for name, (size, colours) in SCREENSHOTS.items():

@@ -201,6 +201,7 @@ def test_the_tabs_do_not_stop_each_other(browser, address):
     visit.page.close()
 
 
+@pytest.mark.slow  # `make screenshots` runs it
 def test_screenshots(browser, bundled_address, tmp_path):
     """Save what the README shows."""
     visit = Comparing(browser, bundled_address, SIZES["desk"])

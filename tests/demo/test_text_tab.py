@@ -355,6 +355,7 @@ def test_compare_offers_both_models(browser, texts_address):
     page.close()
 
 
+@pytest.mark.slow  # `make screenshots` runs it
 def test_screenshots(browser, bundled_address, tmp_path):
     """Save what the README shows."""
     with visiting(TextVisit(browser, bundled_address, SIZES["desk"])) as visit:
