@@ -52,12 +52,10 @@ demo: $(VENV)/demo.stamp
 
 # Three processes of one thread each: most tests wait, or have little to compute. Each takes a third
 # in order, as tests of a file share models and pages, and at its end some of another's.
-AT_ONCE := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 3 --dist worksteal
 test: $(VENV)/test.stamp $(VENV)/chromium.stamp
-	$(AT_ONCE) -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 3 --dist worksteal -m "not slow and not gpu"
 
-test-all: $(VENV)/test.stamp $(VENV)/chromium.stamp
-	$(AT_ONCE) -m "not slow and not gpu"
+test-all: test
 	$(RUN) -m pytest -q -m "slow and not gpu"
 
 # The pictures of the page that the README shows, taken by the browser's tests.

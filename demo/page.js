@@ -42,12 +42,13 @@
     // Gradio hears of what is written only from keys that write a letter: not of what is deleted,
     // pasted or dictated.
     let isKey = false;
-    document.addEventListener("keypress", (event) => (isKey = event.isTrusted), true);
+    document.addEventListener("keypress", (event) => {
+        isKey = event.isTrusted;
+        setTimeout(() => (isKey = false)); // what a key writes, it writes at once; some write nothing
+    }, true);
     document.addEventListener("input", (event) => {
-        if (event.target.matches?.("textarea") && !isKey) {
-            event.target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
-        }
-        isKey = false;
+        if (!event.target.matches?.("textarea") || isKey) return;
+        event.target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
     });
 
     // A picture made here, dropped anywhere on the page, is given to the tab that makes such ones,

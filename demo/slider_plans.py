@@ -54,9 +54,8 @@ class SliderPlans:
     def counts(self, plan: str) -> Counts | None:
         """Return the steps of each kind of a plan, or None if it is not of this form."""
         blocks = SamplePlan.parse(plan).blocks
-        kinds = f"{self.solver}PR"
-        ordered = "".join(blocks.count(kind) * kind for kind in kinds)
-        solver, pseudo, refiner = (blocks.count(kind) for kind in kinds)
+        solver, pseudo, refiner = (blocks.count(kind) for kind in f"{self.solver}PR")
+        ordered = self.solver * solver + "P" * pseudo + "R" * refiner
         return (solver, pseudo, refiner) if blocks == ordered else None
 
     def can_say(self, plan: str) -> bool:

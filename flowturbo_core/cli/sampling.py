@@ -117,9 +117,9 @@ def sample(
     )
     if description.task == TEXTS:
         asked = TextSettings.of(description.name, request)
-        _print_warnings(pipeline, request)
     else:
         asked = Settings.of(description.name, request, description.class_names)
+    _print_warnings(pipeline, request)
     noise = None if latents is None else _read_latents(latents)
     check_folder(output_dir)
     if save_latents is not None:

@@ -242,6 +242,8 @@ def test_while_live_whatever_changes_the_pictures_samples_them_again(texts):
     texts.slide(heun=1, pseudo=0, refiner=0, images=1)
     texts.run()
     texts.live.check()
+    texts.prompt.press("Control+Enter")  # a key that writes nothing
+    expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
     texts.prompt.press("Control+a")
     texts.page.keyboard.insert_text("a cat")  # at once and without keys, as a paste
     expect(texts.pictures.first).to_have_attribute("alt", "a cat", timeout=PATIENCE_MS)

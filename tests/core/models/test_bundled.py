@@ -114,14 +114,14 @@ def test_the_refiner_comes_closer_to_the_exact_path_than_carrying_the_velocity_o
 
 
 def test_what_prompts_name_is_drawn(texts):
-    scenes = [sample_scene(SHEET_SEED + 6_000_000 + k) for k in range(32)]
+    scenes = [sample_scene(SHEET_SEED + 6_000_000 + k) for k in range(48)]
     prompts = [prompt(scene, scene.seed) for scene in scenes]
     images = texts([its.text for its in prompts], seed=0, output_type="pt").images
     told = attributes_of(images)
     wanted = [attribute_labels(s, p.named) for s, p in zip(scenes, prompts, strict=True)]
     for name, asked in zip(ATTRIBUTES, torch.tensor(wanted).T, strict=True):
         is_right = (told[name] == asked)[asked != NOTHING]
-        assert len(is_right) > 8 and is_right.double().mean() > 0.75, name
+        assert len(is_right) > 10 and is_right.double().mean() > 0.75, name
 
 
 @pytest.mark.slow
@@ -138,8 +138,8 @@ def test_a_prompt_is_not_drawn_where_it_is_the_negative_one(texts):
 
 @pytest.mark.slow
 def test_what_the_texts_refiner_costs_beside_one_predictor_evaluation(texts):
-    x = torch.randn(16, *texts.latent_shape)  # eight images, guided, as they are by default
-    t, condition = torch.full((16,), 0.5), texts.embed(["a boat"] * 16)
+    x = torch.randn(8, *texts.latent_shape)
+    t, condition = torch.full((8,), 0.5), texts.embed(["a boat"] * 8)
     calls = {
         "predictor": lambda: texts.predictor(x, t, condition),
         "refiner": lambda: texts.refiner(x, t, x, condition),
