@@ -126,7 +126,7 @@ def side_control(label: str, value: int, factor: int) -> gr.Slider:
         value=value,
         step=factor,
         label=label,
-        info=f"The model was trained on {value}.",
+        info=f"Trained on {value}.",
         buttons=[],
         min_width=120,
         elem_classes=label.lower(),
