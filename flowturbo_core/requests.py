@@ -194,7 +194,7 @@ def real_number(name: str, value: object, low: float, high: float) -> float:
 
 
 def _given(value: object) -> str:
-    return "nothing" if value is None else brief(value)  # None is what an empty field holds
+    return "nothing" if value is None else brief(value)  # an empty field, or a null
 
 
 def _is_number(value: object) -> bool:

@@ -408,9 +408,12 @@ for _setting, _values in {
     "_class_name": ("FluxPipeline", None, ["TextToImagePipeline"], ...),
 }.items():
     for _value in _values:
+        # A null where a number belongs is called nothing, as an empty field is.
+        _is_missing_number = _setting == "default_guidance_scale" and _value is None
+        _said = "not nothing" if _is_missing_number else str(_value)[:20]
         SPOILED[f"{_setting} {_value!r}"] = (
             _change("model_index.json", **{_setting: _value}),
-            () if _value is ... else (str(_value)[:20],),
+            () if _value is ... else (_said,),
         )
 
 # Values that no config can have: the file, the field, the values.
