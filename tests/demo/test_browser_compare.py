@@ -141,6 +141,8 @@ def test_the_chart_marks_the_two(browser, tuned_address, size, colours):
     expect(visit.page.locator("body")).to_have_class(
         re.compile("dark") if colours == "dark" else re.compile("^(?!.*dark)")
     )
+    for pictures in visit.galleries:  # an empty gallery is named as Gradio names it
+        expect(pictures).to_have_count(1)
     assert serious_violations(visit.page) == []
     visit.write_plans("H8", "H3P1")
     visit.run()
