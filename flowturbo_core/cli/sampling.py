@@ -20,8 +20,8 @@ from flowturbo_core.cli.shared import (
     check_folder,
     split,
 )
+from flowturbo_core.data.folders import lines_of
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
-from flowturbo_core.evaluation.fidelity import lines_of
 from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.metadata import Settings, TextSettings, safe_name
 from flowturbo_core.models.catalog import (

@@ -44,10 +44,17 @@ def train(
     steps: Annotated[int | None, typer.Option(help="How many steps, instead of minutes.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --output.")] = False,
     autoencoder: Annotated[
-        str, typer.Option(help="Name or folder of the autoencoder (all others).")
+        str, typer.Option(help="Name or folder of the autoencoder (on scenes, all others).")
     ] = "postcards-autoencoder",
     predictor: Annotated[
         Path | None, typer.Option(help="Folder of the predictor to refine (refiners).")
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Folder to train on instead of scenes; --predictor is then any model."),
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="Their texts: one a line, or JSON by name.")
     ] = None,
     max_dt: Annotated[
         float, typer.Option(parser=number, help="Longest step it learns to refine (refiners).")
@@ -84,6 +91,8 @@ def train(
         compiled=compiled,
         device=device,
     )
+    if (pictures or captions) and not (what is Trainable.TEXT_REFINER and pictures and captions):
+        raise ValueError("text-refiner alone takes --pictures and --captions, and both of them")
     if what is Trainable.AUTOENCODER:
         commands.train_autoencoder(recipe, options)
     elif what is Trainable.FLOW:
@@ -94,6 +103,9 @@ def train(
         commands.train_text_flow(recipe, autoencoder, options)
     elif predictor is None:
         raise ValueError(f"train {what} needs --predictor, the folder of the model it refines")
+    elif pictures and captions:
+        pairs = Pairs(max_dt, guidance_scale)
+        commands.train_refiner_on_pictures(recipe, predictor, pictures, captions, options, pairs)
     else:
         is_text = what is Trainable.TEXT_REFINER
         train_it = commands.train_text_refiner if is_text else commands.train_refiner
@@ -125,9 +137,14 @@ def convert(
 def convert_text(
     folder: Annotated[Path, typer.Option(help="Folder of Stable Diffusion's layout.")],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
+    refiner: Annotated[
+        Path | None, typer.Option(help="Folder of a trained refiner to put into it.")
+    ] = None,
+    default_plan: Annotated[str | None, typer.Option(help="The plan where none is given.")] = None,
 ) -> None:
-    """Turn a text-to-image folder of pickled weights into safetensors."""
-    convert_text_to_image(folder, output)
+    """Turn a text-to-image folder's pickled weights into safetensors, or give it a refiner."""
+    settings = {} if default_plan is None else {"default_plan": default_plan}
+    convert_text_to_image(folder, output, settings, refiner)
     print(f"wrote {output}")
 
 

@@ -1,20 +1,17 @@
 """Postcards as torch data sets: scenes drawn on demand, and the latents of many, cached once."""
 
 import hashlib
-import json
-import os
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
+from flowturbo_core.data.latents import encoded_once
 from flowturbo_core.data.postcards import Scene, postcard
 from flowturbo_core.images import from_pil
-from flowturbo_core.models.autoencoder import autoencoder_hash, encode_images, latent_statistics
 from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING
 
 # Scenes from here on are shown on sheets and measured on; no training reaches so far.
@@ -69,32 +66,9 @@ def cached_latents(
 ) -> TensorDataset:
     """Return the normalised latents (count, C, h, w) float16 of `count` scenes, and their labels.
 
-    Drawn and encoded once: the file in `cache` is named by what its content depends on (the
-    autoencoder, the seed, the count, and how a few scenes look, so that a change of the drawing
-    is noticed), written atomically, and read back by every later run.
+    Drawn and encoded once: see `encoded_once`. How a few scenes look is part of what tells them
+    from others, so that a change of the drawing is noticed.
     """
-    statistics = [s.flatten().tolist() for s in latent_statistics(vae)]
-    look = hashlib.sha256(Scenes(first_seed)[range(8)][0].numpy().tobytes()).hexdigest()
-    key = json.dumps([autoencoder_hash(vae), statistics, look, first_seed, count])
-    file = cache / f"latents-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-    if not file.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        chunks = [range(k, min(k + 64, count)) for k in range(0, count, 64)]
-        loader = DataLoader(
-            Scenes(first_seed), sampler=chunks, batch_size=None, num_workers=workers
-        )
-        device, latents, labels = next(vae.parameters()).device, [], []
-        for done, (images, batch_labels) in enumerate(loader):
-            encoded = encode_images(vae, images.to(device).float() / 127.5 - 1)
-            latents.append(encoded.half().cpu().numpy())
-            labels.append(batch_labels.numpy())
-            if done % 100 == 0:
-                print(f"encoded {64 * done} of {count} scenes", flush=True)
-        partial = file.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as stream:
-            np.savez(stream, latents=np.concatenate(latents), labels=np.concatenate(labels))
-        os.replace(partial, file)
-    with np.load(file) as arrays:
-        return TensorDataset(
-            torch.from_numpy(arrays["latents"]), torch.from_numpy(arrays["labels"])
-        )
+    scenes = Scenes(first_seed)
+    look = hashlib.sha256(scenes[range(8)][0].numpy().tobytes()).hexdigest()
+    return encoded_once(vae, scenes, count, [look, first_seed], cache, workers)

@@ -5,20 +5,23 @@ those of `frechet`, which are torch-fidelity's but for rounding: they are tested
 """
 
 import math
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from flowturbo_core.data.folders import (
+    Pictures,
+    open_pictures,
+    read_captions,
+    refusing,
+    sides,
+)
 from flowturbo_core.devices import VERSIONS, describe_device
 from flowturbo_core.evaluation.frechet import (
     FeatureStatistics,
@@ -26,9 +29,7 @@ from flowturbo_core.evaluation.frechet import (
     frechet_distance,
     precision_recall,
 )
-from flowturbo_core.images import from_pil
-from flowturbo_core.models.catalog import in_short, read_json
-from flowturbo_core.requests import brief
+from flowturbo_core.models.catalog import in_short
 
 CLIP = "openai/clip-vit-large-patch14"
 INCEPTION_FEATURES = 2048
@@ -39,31 +40,9 @@ _LEAST = {"fid": 2, "isc": 10, "precision": 4, "recall": 4, "clip": 2}
 METRICS = tuple(_LEAST)
 _COMPARING = ("fid", "precision", "recall")
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-# Of what has an alpha channel, or more than eight bits a value, there is no one RGB picture.
-_MODES = ("RGB", "L", "P", "CMYK")
 _BATCH_SIZE = 32
 
 Look = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures of one size, read when they are wanted: 50,000 of 256 x 256 would fill 10 GB.
-
-    Args:
-        source: the folder or file they are in.
-        names: of the files in a folder, in order; a .npz file has none.
-        count: how many there are.
-        size: height and width, in pixels.
-        batches: reads them all, a few at a time, as uint8 (B, 3, H, W).
-    """
-
-    source: Path
-    names: tuple[str, ...] | None
-    count: int
-    size: tuple[int, int]
-    batches: Callable[[], Iterator[Tensor]]
 
 
 def fidelity(
@@ -106,7 +85,9 @@ def fidelity(
         compared = _open_reference(reference, drawn, comparing)
         given = given_statistics(reference) if "fid" in metrics else None
     if "clip" in metrics:
-        texts = read_captions(captions, drawn)
+        if captions is None:
+            raise ValueError("clip needs captions, a file with one for every picture")
+        texts = read_captions(captions, drawn.source, drawn.names, drawn.count)
     content: dict[str, Any] = {
         "generated": str(generated),
         "num_generated": drawn.count,
@@ -126,97 +107,14 @@ def fidelity(
     return content
 
 
-def open_pictures(source: Path, least: int) -> Pictures:
-    """Find the pictures in a folder, or in a .npz file; each is decoded only in `batches`.
-
-    Raises ValueError if there are fewer than `least`, or of several sizes, or none can be read.
-    """
-    if not source.exists():
-        raise ValueError(f"there is no folder or file {source}")
-    pictures = _in_folder(source) if source.is_dir() else _in_npz(source)
-    if pictures.count < least:
-        raise ValueError(
-            f"{source} holds too few pictures: {pictures.count}, and at least {least} are needed"
-        )
-    return pictures
-
-
-def _in_folder(folder: Path) -> Pictures:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise ValueError(
-            f"{folder} holds no pictures ({', '.join(_SUFFIXES)}); folders in it are not searched"
-        )
-    sizes = [_size(file) for file in files]
-    for file, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
-            raise ValueError(f"{file} is {_by(size)}, but {files[0].name} is {_by(sizes[0])}")
-    names = tuple(file.name for file in files)
-    return Pictures(folder, names, len(files), sizes[0], partial(_folder_batches, files))
-
-
-def _size(file: Path) -> tuple[int, int]:
-    with _refusing(f"{file} cannot be read as a picture"), Image.open(file) as picture:
-        if picture.mode not in _MODES:
-            raise ValueError(f"its format is {picture.mode}, not one of {', '.join(_MODES)}")
-        return picture.height, picture.width
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[1]} x {size[0]} pixels"
-
-
-def _folder_batches(files: Sequence[Path]) -> Iterator[Tensor]:
-    for start in range(0, len(files), _BATCH_SIZE):
-        yield from_pil([_picture(file) for file in files[start : start + _BATCH_SIZE]])
-
-
-def _picture(file: Path) -> Image.Image:
-    with _refusing(f"{file} cannot be read as a picture"), Image.open(file) as picture:
-        return picture.convert("RGB")  # decodes all of it: a truncated file is found out here
-
-
-def _in_npz(file: Path) -> Pictures:
-    with _refusing(f"{file} is no .npz file of pictures"), _arr_0(file) as (_, shape):
-        count, height, width, _ = shape
-    return Pictures(file, None, count, (height, width), partial(_npz_batches, file))
-
-
-def _npz_batches(file: Path) -> Iterator[Tensor]:
-    with _refusing(f"{file} is no .npz file of pictures"), _arr_0(file) as (stream, shape):
-        for start in range(0, shape[0], _BATCH_SIZE):
-            wanted = (min(_BATCH_SIZE, shape[0] - start), *shape[1:])
-            values = bytearray(stream.read(math.prod(wanted)))
-            if len(values) < math.prod(wanted):
-                raise EOFError(f"arr_0 is to hold {shape[0]} pictures and ends after {start}")
-            yield torch.frombuffer(values, dtype=torch.uint8).view(wanted).permute(0, 3, 1, 2)
-        if stream.read(1):  # the checksum is compared at the end, which must be reached
-            raise ValueError(f"arr_0 holds more than its {shape[0]} pictures")
-
-
-@contextmanager
-def _arr_0(file: Path) -> Iterator[tuple[BinaryIO, tuple[int, ...]]]:
-    """Open the pictures of a .npz file, and yield their values as a stream, and their shape."""
-    with zipfile.ZipFile(file) as archive, archive.open("arr_0.npy") as stream:
-        major, _ = np.lib.format.read_magic(stream)
-        read_header = {
-            1: np.lib.format.read_array_header_1_0,
-            2: np.lib.format.read_array_header_2_0,
-        }[major]
-        shape, by_columns, dtype = read_header(stream)
-        if dtype != np.uint8 or by_columns or len(shape) != 4 or shape[3] != 3 or 0 in shape:
-            raise ValueError(f"arr_0 must be uint8 (N, H, W, 3), not {dtype} {shape}")
-        yield stream, shape
-
-
 def _open_reference(reference: Path | None, drawn: Pictures, metrics: Sequence[str]) -> Pictures:
     if reference is None:
         raise ValueError(f"{', '.join(metrics)} need reference pictures to compare with")
     compared = open_pictures(reference, max(_LEAST[metric] for metric in metrics))
     if compared.size != drawn.size:
         raise ValueError(
-            f"the pictures in {drawn.source} are {_by(drawn.size)}, but those in {reference} "
-            f"{_by(compared.size)}"
+            f"the pictures in {drawn.source} are {sides(drawn.size)}, but those in {reference} "
+            f"{sides(compared.size)}"
         )
     return compared
 
@@ -228,7 +126,7 @@ def given_statistics(file: Path) -> FeatureStatistics | None:
     """
     if file.is_dir():
         return None
-    with _refusing(f"{file} has no statistics"), np.load(file, allow_pickle=False) as arrays:
+    with refusing(f"{file} has no statistics"), np.load(file, allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in ("mu", "sigma") if name in arrays.files}
     if not found:
         return None
@@ -245,51 +143,6 @@ def given_statistics(file: Path) -> FeatureStatistics | None:
     if not torch.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-4 * float(sigma.abs().max())):
         raise ValueError(f"{file}: sigma must be a covariance, and it is not symmetric")
     return FeatureStatistics(mu, sigma)
-
-
-def read_captions(file: Path | None, pictures: Pictures) -> list[str]:
-    """Return the caption of every picture, in their order.
-
-    A .json file maps the name of each picture's file to its caption; any other is a text file with
-    a line for each picture, in the order of the files' names or of `arr_0`.
-
-    Raises ValueError unless every caption has a picture and every picture a caption with words.
-    """
-    if file is None:
-        raise ValueError("clip needs captions, a file with one for every picture")
-    if file.suffix.lower() == ".json":
-        captions = _captions_by_name(file, pictures)
-    else:
-        captions = lines_of(file)
-        if len(captions) != pictures.count:
-            raise ValueError(
-                f"{file} has {len(captions)} lines, and {pictures.source} {pictures.count} pictures"
-            )
-    for k, caption in enumerate(captions):
-        if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f"{file}: caption {k + 1} must be a text, not {brief(caption)}")
-    return captions
-
-
-def lines_of(file: Path) -> list[str]:
-    """Return the lines of a text file. Raises ValueError, naming it, if it cannot be read."""
-    with _refusing(f"{file} cannot be read as text"):
-        return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-
-
-def _captions_by_name(file: Path, pictures: Pictures) -> list[Any]:
-    if pictures.names is None:
-        raise ValueError(
-            f"{file} has captions by file name, and the pictures of {pictures.source} have none"
-        )
-    by_name = read_json(file)
-    for without, names in (
-        ("caption for the picture", pictures.names - by_name.keys()),
-        ("picture for the caption of", by_name.keys() - set(pictures.names)),
-    ):
-        if names:
-            raise ValueError(f"{file}: there is no {without} {brief(min(names))}")
-    return [by_name[name] for name in pictures.names]
 
 
 def load_inception(weights: Path | None, device: torch.device) -> Look:
@@ -310,9 +163,9 @@ def load_inception(weights: Path | None, device: torch.device) -> Look:
     safely = {"map_location": "cpu", "weights_only": True}
     if weights is None:
         url = source.URL_INCEPTION_V3
-        with _refusing(f"Inception's weights cannot be downloaded from {url}"):
+        with refusing(f"Inception's weights cannot be downloaded from {url}"):
             torch.hub.load_state_dict_from_url(url, check_hash=True, **safely)
-    with _refusing(f"{weights or 'the file downloaded'} does not hold Inception's weights"):
+    with refusing(f"{weights or 'the file downloaded'} does not hold Inception's weights"):
         if weights is not None:
             torch.load(weights, **safely)
         network = source.FeatureExtractorInceptionV3(
@@ -426,10 +279,10 @@ def load_clip(name: str, device: torch.device) -> tuple[Any, Any, Any]:
     folder = Path(name)
     if not folder.is_dir():
         # All at once: each of the three would try for minutes where there is no network.
-        with _refusing(f"the CLIP model {name} is no folder and cannot be downloaded"):
+        with refusing(f"the CLIP model {name} is no folder and cannot be downloaded"):
             wanted = ["*.json", "*.txt", "model*.safetensors"]
             folder = Path(snapshot_download(name, allow_patterns=wanted))
-    with _refusing(f"{name} holds no whole CLIP model"):
+    with refusing(f"{name} holds no whole CLIP model"):
         model, problems = CLIPModel.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
@@ -438,15 +291,6 @@ def load_clip(name: str, device: torch.device) -> tuple[Any, Any, Any]:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
     return model.eval().to(device), tokenizer, processor
-
-
-@contextmanager
-def _refusing(sentence: str) -> Iterator[None]:
-    """Turn whatever a library raises inside into a ValueError that begins with `sentence`."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - what is damaged fails in every way there is
-        raise ValueError(f"{sentence}: {in_short(error)}") from error
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from flowturbo_core.models.catalog import EXAMPLE_PROMPTS
 from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
-from flowturbo_core.models.unet import thin_config
+from flowturbo_core.models.unet import SD_REFINER, SD_UNET
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
@@ -21,16 +21,7 @@ _RELEASED_VAE = {
     "layers_per_block": 2,
     "latent_channels": 4,
 }
-# Stable Diffusion 1.5's UNet and text encoder, which InstaFlow's models have too.
-SD_UNET = {
-    "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-    "attention_head_dim": 8,
-    "cross_attention_dim": 768,
-}
+# The text encoder of Stable Diffusion 1.5, and of InstaFlow's models.
 _CLIP = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -39,8 +30,6 @@ _CLIP = {
     "max_position_embeddings": 77,
 }
 _MARKS = ("bos", "eos", "pad")
-# FlowTurbo's for it (2409.18128, section 4.1): 43.5 million parameters.
-SD_REFINER = thin_config(SD_UNET) | {"block_out_channels": (160, 160, 320, 320)}
 ARCHITECTURES = (*PRESETS, "sd-1-5")
 
 

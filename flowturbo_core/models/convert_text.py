@@ -1,4 +1,4 @@
-"""Text-to-image folders of pickled weights, as many were published, to safetensors.
+"""Text-to-image folders of pickled weights, as many were published, to safetensors; refiners too.
 
 Each pickle is read once, with `weights_only=True`, so that no code in it runs; what comes out is
 loaded as any other model is before it takes the name that was asked for.
@@ -33,14 +33,18 @@ _PASSED_OVER = (POSITIONS, f"{PREFIX}{POSITIONS}")  # whole numbers, which are n
 
 
 def convert_text_to_image(
-    source: Path, output: Path, settings: Mapping[str, Any] = MappingProxyType({})
+    source: Path,
+    output: Path,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    refiner: Path | None = None,
 ) -> TextToImagePipeline:
     """Write a copy of the folder `source` whose weights are safetensors, and load it.
 
     The parts this project uses are taken over, and those alone; weights that are safetensors
     already are linked, where the disk can, and else copied. The index gets `settings` too, such
-    as a default plan. Raises ValueError, naming the file, for a folder that is none of Stable
-    Diffusion's layout, weights that are missing or damaged, or an `output` that is there.
+    as a default plan, and the folder `refiner`, if there is one, takes the place of its own. Raises
+    ValueError, naming the file, for a folder that is none of Stable Diffusion's layout, weights
+    that are missing or damaged, or an `output` that is there.
     """
     index = read_index(source, *(name for name, task in TASKS.items() if task == TEXTS))
     if output.exists():
@@ -53,9 +57,13 @@ def convert_text_to_image(
         kept = {
             name: value for name, value in index.items() if name in known or name.startswith("_")
         }
-        for name in kept.keys() & TextToImagePipeline.PART_CLASSES.keys():
-            if (source / name).is_dir():
-                _convert_part(source / name, folder / name, _WEIGHTS.get(name))
+        sources = {name: source / name for name in TextToImagePipeline.PART_CLASSES}
+        if refiner is not None:
+            kept["refiner"] = ["diffusers", "UNet2DConditionModel"]
+            sources["refiner"] = refiner
+        for name in kept.keys() & sources.keys():
+            if sources[name].is_dir():
+                _convert_part(sources[name], folder / name, _WEIGHTS.get(name))
         (folder / "model_index.json").write_text(json.dumps(kept | settings, indent=2) + "\n")
         pipeline = TextToImagePipeline.from_pretrained(folder)
         folder.rename(output)

@@ -63,6 +63,18 @@ class UNetRefiner(UNetPredictor):
         return super().forward(torch.cat([x, v], dim=1), t, condition)
 
 
+# Stable Diffusion 1.5's, which InstaFlow's models have too.
+SD_UNET = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+}
+
+
 def thin_config(config: dict[str, Any], divisor: int = 2) -> dict[str, Any]:
     """Return the config of a refiner for a UNet of this config, as FlowTurbo's (section 4.1).
 
@@ -76,3 +88,7 @@ def thin_config(config: dict[str, Any], divisor: int = 2) -> dict[str, Any]:
         "layers_per_block": 1,
         "in_channels": 2 * config["in_channels"],
     }
+
+
+# FlowTurbo's for it (2409.18128, section 4.1): 43.5 million parameters.
+SD_REFINER = thin_config(SD_UNET) | {"block_out_channels": (160, 160, 320, 320)}

@@ -9,12 +9,15 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from flowturbo_core.data.folders import Squares, read_captions
+from flowturbo_core.data.latents import encoded_once
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.data.scenes import SHEET_SEED, cached_latents
 from flowturbo_core.devices import resolve_device
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
     autoencoder_hash,
+    downsampling_factor,
     latent_statistics,
 )
 from flowturbo_core.models.catalog import model_folder
@@ -36,6 +39,7 @@ from flowturbo_core.training.text import (
     TextRefinerObjective,
     prompts,
     train_tokenizer,
+    with_captions,
     with_prompts,
 )
 
@@ -43,6 +47,8 @@ from flowturbo_core.training.text import (
 # continues on scenes the model has never seen.
 SCENES_PER_SEED = 10_000_000
 _TOKENIZED_SCENES = 20_000  # whose prompts hold every word many times
+_PIXELS_ENCODED = 2**20  # of pictures together: four of 512 x 512
+_SHOWN = 4  # captions whose pictures are on the sheets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +73,7 @@ class RunOptions:
 
 def train_autoencoder(recipe_name: str, options: RunOptions) -> dict[str, Any]:
     """Train the recipe's autoencoder; the model folder is `options.output / "model"`."""
-    recipe = get_recipe(recipe_name)
+    recipe = get_recipe(recipe_name, "autoencoder")
     _check(options, recipe.autoencoder_training)
     model = _start(PixelUnshuffleAutoencoderKL, recipe.autoencoder, options)
     objective = AutoencoderObjective(model, first_seed=options.seed * SCENES_PER_SEED)
@@ -76,7 +82,7 @@ def train_autoencoder(recipe_name: str, options: RunOptions) -> dict[str, Any]:
 
 def train_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[str, Any]:
     """Train the recipe's predictor on the latents of `autoencoder`, a name or a folder."""
-    recipe = get_recipe(recipe_name)
+    recipe = get_recipe(recipe_name, "predictor")
     _check(options, recipe.predictor_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
     config = recipe.predictor | {"num_classes": len(CLASSES)} | _origin(vae)
@@ -94,7 +100,7 @@ def train_refiner(
     pairs: Pairs,
 ) -> dict[str, Any]:
     """Train the recipe's refiner for `predictor`, a model folder."""
-    recipe = get_recipe(recipe_name)
+    recipe = get_recipe(recipe_name, "refiner")
     _check(options, recipe.refiner_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
     model = _start(SiTRefiner, recipe.refiner | {"num_classes": len(CLASSES)}, options)
@@ -107,7 +113,7 @@ def train_refiner(
 
 def train_text_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[str, Any]:
     """Train the recipe's UNet and text encoder on the latents of `autoencoder`, and prompts."""
-    recipe = get_recipe(recipe_name)
+    recipe = get_recipe(recipe_name, "unet")
     _check(options, recipe.text_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
     torch.manual_seed(options.seed)
@@ -136,7 +142,11 @@ def train_text_refiner(
     recipe_name: str, autoencoder: str, predictor: Path, options: RunOptions, pairs: Pairs
 ) -> dict[str, Any]:
     """Train the recipe's refiner for `predictor`, the folder of a trained UNet and its texts."""
-    recipe = get_recipe(recipe_name)
+    recipe = get_recipe(recipe_name, "text_refiner")
+    if recipe.num_latents is None:
+        raise ValueError(
+            f"recipe {recipe_name!r} has no scenes: give --pictures and their --captions"
+        )
     _check(options, recipe.text_refiner_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
     refiner = _start(UNet2DConditionModel, recipe.text_refiner, options)
@@ -144,6 +154,48 @@ def train_text_refiner(
     data = _latents(vae, recipe.num_latents, options)
     data = with_prompts(data, options.seed * SCENES_PER_SEED, pipeline.tokenizer)
     objective = TextRefinerObjective(pipeline, data, pairs)
+    return _run(objective, recipe.text_refiner_training, options)
+
+
+def train_refiner_on_pictures(
+    recipe_name: str,
+    predictor: str | Path,
+    pictures: Path,
+    captions: Path,
+    options: RunOptions,
+    pairs: Pairs,
+) -> dict[str, Any]:
+    """Train the recipe's refiner of any text-to-image model on pictures and captions of one's own.
+
+    `predictor` is a model's name or folder, whose autoencoder encodes the middles of the
+    `pictures`, a folder, at the size that the model was trained on. `captions` is their file: see
+    `read_captions`.
+    """
+    recipe = get_recipe(recipe_name, "text_refiner")
+    _check(options, recipe.text_refiner_training)
+    refiner = _start(UNet2DConditionModel, recipe.text_refiner, options)
+    model = TextToImagePipeline.from_pretrained(predictor)
+    pipeline = TextToImagePipeline(
+        model.unet, model.vae, model.text_encoder, model.tokenizer, refiner
+    )
+    side = pipeline.latent_shape[-1] * downsampling_factor(pipeline.vae)
+    squares = Squares(pictures, side)
+    names = [file.name for file in squares.files]
+    texts = read_captions(captions, pictures, names, len(names))
+    pipeline.request(texts[:_SHOWN])  # refuses now what no sheet could show later
+    count = len(names) if options.num_latents is None else options.num_latents
+    whole_number("num_latents", count, 1, len(names))
+    data = encoded_once(
+        pipeline.vae.to(resolve_device(options.device)),
+        squares,
+        count,
+        [squares.origin],
+        options.cache,
+        options.workers,
+        max(1, _PIXELS_ENCODED // side**2),
+    )
+    data = with_captions(data, texts[:count], pipeline)
+    objective = TextRefinerObjective(pipeline, data, pairs, texts[:_SHOWN])
     return _run(objective, recipe.text_refiner_training, options)
 
 
@@ -162,7 +214,7 @@ def _text_pipeline(
 
 def train_evaluator(recipe_name: str, autoencoder: str, options: RunOptions) -> dict[str, Any]:
     """Train the recipe's evaluator on scenes, half of them through `autoencoder`."""
-    recipe = get_recipe(recipe_name)
+    recipe = get_recipe(recipe_name, "evaluator")
     _check(options, recipe.evaluator_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
     model = _start(PostcardsEvaluator, recipe.evaluator, options)

@@ -37,7 +37,7 @@ class Hyperparameters:
     decay_fraction: float = 0.3  # last part of the budget, in which the rate falls to zero
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
-    muon_kernels: bool = False  # whether Muon takes the kernels of convolutions too
+    muon_dims: tuple[int, ...] = (2,)  # of what Muon takes: matrices, and 4 for kernels
     seed: int = 0
 
 
@@ -177,14 +177,16 @@ def build_optimizers(model: nn.Module, settings: Hyperparameters) -> list[torch.
 
     Muon's updates are scaled to the size of AdamW's, so that one learning rate serves both (Liu
     et al., 2502.16982, section 2.2). From the same weights it reached a loss in 8,192 images
-    that AdamW did not reach in as many, at 15% more time a step. With `muon_kernels`, it takes
-    the convolutions of the blocks too.
+    that AdamW did not reach in as many, at 15% more time a step. With 4 among `muon_dims` it
+    takes the kernels of the blocks' convolutions too, with none of them it takes nothing.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     repeated = ("blocks.", "mid_block.", "layers.")
     inside = [p for name, p in parameters.items() if any(part in name for part in repeated)]
-    matrices = [p for p in inside if p.ndim == 2]
-    kernels = [p for p in inside if p.ndim == 4] if settings.muon_kernels else []
+    matrices, kernels = (
+        [p for p in inside if p.ndim == ndim] if ndim in settings.muon_dims else []
+        for ndim in (2, 4)
+    )
     chosen = {id(p) for p in (*matrices, *kernels)}
     rest = [p for p in parameters.values() if id(p) not in chosen]
     common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}

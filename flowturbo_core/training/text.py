@@ -13,7 +13,7 @@ from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from flowturbo_core.data.postcard_captions import Prompt, prompt
 from flowturbo_core.data.postcards import Scene, sample_scene
@@ -77,15 +77,23 @@ def with_prompts(
     return TensorDataset(latents.tensors[0], tokens.unflatten(0, (-1, PROMPTS_PER_SCENE)))
 
 
+def with_captions(
+    latents: TensorDataset, captions: Sequence[str], pipeline: TextToImagePipeline
+) -> TensorDataset:
+    """Return pictures' latents (N, C, h, w), and the tokens (N, 1, window) of their captions."""
+    tokens = tokens_of(captions, pipeline.tokenizer, pipeline.window).to(torch.int32)
+    return TensorDataset(latents.tensors[0], tokens.unsqueeze(1))
+
+
 class _Texts:
     """Turns the tokens of prompts into conditions."""
 
-    def __init__(self, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer):
-        self.text_encoder = text_encoder
-        self.nothing = tokens_of([""], tokenizer, tokenizer.model_max_length)
+    def __init__(self, pipeline: TextToImagePipeline):
+        self.text_encoder = pipeline.text_encoder
+        self.nothing = tokens_of([""], pipeline.tokenizer, pipeline.window)
 
     def choose(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the embeddings of one of each scene's prompts; of no text, where dropped."""
+        """Return the embeddings of one of each picture's texts; of no text, where dropped."""
         rows = torch.arange(len(tokens), device=tokens.device)
         choice = torch.randint(
             tokens.shape[1], rows.shape, generator=generator, device=tokens.device
@@ -93,11 +101,12 @@ class _Texts:
         chosen = tokens[rows, choice].long()
         nothing = self.nothing.to(tokens.device)
         chosen = torch.where(dropped(tokens, generator)[:, None], nothing, chosen)
-        return embed(self.text_encoder, chosen)
+        return embed(self.text_encoder.to(tokens.device), chosen)
 
-    def null(self, count: int) -> Tensor:
-        """Return the embeddings (count, length, width) of no text."""
-        return embed(self.text_encoder, self.nothing).expand(count, -1, -1)
+    def null(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings (B, length, width) of no text, as often as there are `tokens`."""
+        embedded = embed(self.text_encoder.to(tokens.device), self.nothing)
+        return embedded.expand(len(tokens), -1, -1)
 
 
 class TextFlowObjective(FlowMatching):
@@ -113,7 +122,7 @@ class TextFlowObjective(FlowMatching):
             {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
         ).train()
         self.data = data
-        self.texts = _Texts(pipeline.text_encoder, pipeline.tokenizer)
+        self.texts = _Texts(pipeline)
         self.frozen = (pipeline,)
 
     def heavy_parts(self, device: torch.device) -> list[nn.Module]:
@@ -140,7 +149,7 @@ class TextFlowObjective(FlowMatching):
 
     def sheet(self) -> Image.Image:
         """Return two samples of each of twelve prompts, H8, always from the same noise."""
-        return _sheet(self.frozen[0], ("H8",))
+        return _sheet(self.frozen[0], EXAMPLE_PROMPTS, ("H8",))
 
     def export(self, folder: Path, record: dict[str, Any]) -> None:
         """Save UNet, text encoder and tokenizer."""
@@ -152,12 +161,23 @@ class TextFlowObjective(FlowMatching):
 
 
 class TextRefinerObjective(RefinerMatching):
-    """The refiner of a text-to-image predictor, whose text encoder stays as it is."""
+    """The refiner of a text-to-image predictor, whose text encoder stays as it is.
 
-    def __init__(self, pipeline: TextToImagePipeline, data: TensorDataset, pairs: Pairs):
+    Its `data` are latents (N, C, h, w), and tokens (N, n, window) of n texts for each; `shown` are
+    the prompts of its sheets.
+    """
+
+    def __init__(
+        self,
+        pipeline: TextToImagePipeline,
+        data: TensorDataset,
+        pairs: Pairs,
+        shown: Sequence[str] = EXAMPLE_PROMPTS,
+    ):
         super().__init__()
+        self.shown = shown
         self.model, self.data, self.pairs = pipeline.refiner.train(), data, pairs
-        self.texts = _Texts(pipeline.text_encoder, pipeline.tokenizer)
+        self.texts = _Texts(pipeline)
         pipeline.text_encoder.requires_grad_(False)
         self.frozen = (pipeline.predictor.requires_grad_(False), pipeline)
 
@@ -170,12 +190,12 @@ class TextRefinerObjective(RefinerMatching):
         return _compilable([self.model.unet, self.frozen[0].unet], device)
 
     def conditions(self, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of one prompt a scene, some dropped, and of no text as often."""
-        return self.texts.choose(tokens, generator), self.texts.null(len(tokens))
+        """Return the embeddings of one text a picture, some dropped, and of no text as often."""
+        return self.texts.choose(tokens, generator), self.texts.null(tokens)
 
     def sheet(self) -> Image.Image:
         """Return the samples of H8, and below them those of H1P6R3."""
-        return _sheet(self.frozen[1], ("H8", "H1P6R3"))
+        return _sheet(self.frozen[1], self.shown, ("H8", "H1P6R3"))
 
     def export(self, folder: Path, record: dict[str, Any]) -> None:
         """Save the refiner's UNet."""
@@ -187,12 +207,12 @@ def _compilable(unets: list[nn.Module], device: torch.device) -> list[nn.Module]
     return [] if device.type == "cpu" else unets
 
 
-def _sheet(pipeline: TextToImagePipeline, plans: Sequence[str]) -> Image.Image:
+def _sheet(
+    pipeline: TextToImagePipeline, shown: Sequence[str], plans: Sequence[str]
+) -> Image.Image:
     pictures = [
         picture
         for plan in plans
-        for picture in pipeline(
-            EXAMPLE_PROMPTS, plan=plan, guidance_scale=2.0, num_images=2, seed=0
-        ).images
+        for picture in pipeline(shown, plan=plan, guidance_scale=2.0, num_images=2, seed=0).images
     ]
     return contact_sheet(pictures, columns=8)

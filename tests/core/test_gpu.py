@@ -1,5 +1,7 @@
 """What only a GPU can show: the same pictures there, honest times, and a step that trains."""
 
+import json
+
 import pytest
 import torch
 
@@ -9,6 +11,9 @@ from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.timing import timed
 from flowturbo_core.training.flow import FlowObjective
 from flowturbo_core.training.loop import Budget, Hyperparameters, fit, step_generator
+from flowturbo_core.training.refiner import Pairs
+from flowturbo_core.training.text import TextFlowObjective, TextRefinerObjective, with_captions
+from tests.core.pipelines.tiny_text import TEXTS, tiny_text_pipeline
 
 pytestmark = pytest.mark.gpu
 
@@ -51,6 +56,26 @@ def test_the_gpu_draws_what_the_cpu_draws(dtype, tolerance):
     found = pipeline.to("cuda", dtype)([0, 1, 2], plan="H1P3R2", output_type="latent").images
     error = (found.cpu() - expected).norm() / expected.norm()
     assert error < tolerance
+
+
+def test_the_gpu_draws_of_texts_what_the_cpu_draws():
+    asked = {"prompt": TEXTS[:2], "plan": "H1P2R1", "output_type": "latent"}
+    pipeline = tiny_text_pipeline()
+    expected = pipeline(**asked).images
+    found = pipeline.to("cuda")(**asked).images
+    assert (found.cpu() - expected).norm() / expected.norm() < 1e-3
+
+
+@pytest.mark.parametrize("kind", [TextFlowObjective, TextRefinerObjective])
+def test_models_of_texts_train_there(kind, tmp_path):
+    pipeline = tiny_text_pipeline()
+    latents = torch.utils.data.TensorDataset(torch.randn(4, 4, 8, 8))
+    data = with_captions(latents, TEXTS[:4], pipeline)
+    objective = kind(pipeline, data, *([Pairs()] if kind is TextRefinerObjective else []))
+    settings = Hyperparameters(batch_size=16, learning_rate=1e-2, warmup_steps=10)
+    fit(objective, settings, Budget(steps=200), tmp_path, workers=0, device="cuda")
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
 
 
 def test_work_that_is_only_queued_is_counted():

@@ -9,8 +9,9 @@ from diffusers import UNet2DConditionModel
 
 from flowturbo_core.compile import can_compile
 from flowturbo_core.evaluation import sizes, speed
-from flowturbo_core.evaluation.sizes import SD_REFINER, SD_UNET, random_pipeline
+from flowturbo_core.evaluation.sizes import random_pipeline
 from flowturbo_core.evaluation.speed import bench
+from flowturbo_core.models.unet import SD_REFINER, SD_UNET
 from flowturbo_core.pipelines import base
 from flowturbo_core.timing import Timing
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flowturbo_core.data import scenes
+from flowturbo_core.data import latents, scenes
 from flowturbo_core.data.postcards import CLASSES, postcard
 from flowturbo_core.data.scenes import Scenes, cached_latents
 from flowturbo_core.models.autoencoder import encode_images
@@ -94,7 +94,7 @@ def test_dying_while_encoding_leaves_nothing_that_looks_whole(drawn, tmp_path, m
         stream.write(b"PK\x03\x04 the beginning")
         raise Killed
 
-    monkeypatch.setattr(scenes.np, "savez", half)
+    monkeypatch.setattr(latents.np, "savez", half)
     with pytest.raises(Killed):
         cached_latents(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
     monkeypatch.undo()

@@ -10,14 +10,13 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
+from flowturbo_core.data.folders import open_pictures, read_captions
 from flowturbo_core.evaluation import fidelity as module
 from flowturbo_core.evaluation.fidelity import (
     fidelity,
     given_statistics,
     load_clip,
     load_inception,
-    open_pictures,
-    read_captions,
 )
 from flowturbo_core.evaluation.frechet import (
     feature_statistics,
@@ -398,10 +397,11 @@ def test_clip_score_of_a_batch_in_parts_with_a_caption_too_long(clip_folder, tmp
 
 
 def test_captions_are_by_name_or_a_line_each(captioned, tmp_path):
-    pictures = open_pictures(captioned[0], 2)
+    drawn = open_pictures(captioned[0], 2)
     text = tmp_path / "captions.txt"
     text.write_text("\n".join(CAPTIONS))
-    assert read_captions(captioned[1], pictures) == read_captions(text, pictures) == CAPTIONS
+    for file in (captioned[1], text):
+        assert read_captions(file, drawn.source, drawn.names, drawn.count) == CAPTIONS
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def predictor_of_another_autoencoder(folder):
     other = tiny_pixel_vae(seed=9)
     save_model(
         SiTPredictor(
-            **get_recipe("tiny").predictor,
+            **get_recipe("tiny", "predictor").predictor,
             num_classes=len(CLASSES),
             autoencoder_hash=autoencoder_hash(other),
         ),
@@ -190,12 +190,12 @@ def test_weights_to_start_an_autoencoder_from_must_be_there(drawn, train, tmp_pa
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'postcard'.*postcards"):
-        get_recipe("postcard")
+        get_recipe("postcard", "predictor")
 
 
 def test_the_bundled_recipe_fits_together():
     # The parts of a recipe must go together, and with the sizes that ship: 128 px, 64 tokens.
-    recipe = get_recipe("postcards")
+    recipe = get_recipe("postcards", "predictor")
     vae = PixelUnshuffleAutoencoderKL(**recipe.autoencoder)
     predictor = SiTPredictor(**recipe.predictor, num_classes=len(CLASSES))
     refiner = SiTRefiner(**recipe.refiner, num_classes=len(CLASSES))

@@ -410,8 +410,8 @@ def test_a_model_of_convolutions_is_trained_by_adamw_alone():
 
 def test_muon_has_all_kernels_and_matrices_inside_the_bundled_unet():
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**get_recipe("postcards").unet)
-    adamw, *muons = build_optimizers(unet, replace(SETTINGS, muon_kernels=True))
+        unet = UNet2DConditionModel(**get_recipe("postcards", "unet").unet)
+    adamw, *muons = build_optimizers(unet, replace(SETTINGS, muon_dims=(2, 4)))
     rest = {id(p) for p in adamw.param_groups[0]["params"]}
     ends = ("conv_in", "conv_out", "time_embedding", "add_embedding")
     for name, parameter in unet.named_parameters():
@@ -428,7 +428,7 @@ def test_a_kernel_is_stepped_as_its_matrix_is():
     by_matrix = torch.optim.Muon(
         [matrix], lr=SETTINGS.learning_rate, weight_decay=0, adjust_lr_fn="match_rms_adamw"
     )
-    adamw, by_kernel = build_optimizers(model, replace(SETTINGS, muon_kernels=True))
+    adamw, by_kernel = build_optimizers(model, replace(SETTINGS, muon_dims=(2, 4)))
     assert [p is model["blocks"][0].bias for p in adamw.param_groups[0]["params"]] == [True]
     for _ in range(3):
         gradient = torch.randn(7, 5, 3, 3)
@@ -444,7 +444,7 @@ def test_a_run_with_stepped_kernels_resumes_to_the_bit(tmp_path):
     def run(output, steps, resume=False):
         torch.manual_seed(0)
         objective = Convolved()
-        settings = replace(SETTINGS, decay_fraction=0.0, muon_kernels=True)
+        settings = replace(SETTINGS, decay_fraction=0.0, muon_dims=(2, 4))
         fit(objective, settings, Budget(steps=steps), output, resume=resume, workers=0)
         return objective.model["blocks"][0].weight.detach()
 

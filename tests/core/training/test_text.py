@@ -52,7 +52,7 @@ def make_pipeline(recipe, tokenizer):
 
 @pytest.fixture
 def pipeline(drawn, tokenizer):
-    return make_pipeline(get_recipe("tiny"), tokenizer)
+    return make_pipeline(get_recipe("tiny", "unet"), tokenizer)
 
 
 def batch(tokenizer, count=12):
@@ -225,7 +225,7 @@ def test_a_unet_of_another_autoencoder_is_refused(drawn, train, what, tmp_path):
 
 
 def test_the_bundled_recipe_fits_together(tokenizer):
-    recipe = get_recipe("postcards")
+    recipe = get_recipe("postcards", "unet")
     unet, refiner = (UNet2DConditionModel(**c) for c in (recipe.unet, recipe.text_refiner))
     sizes = [model.num_parameters() for model in (refiner, unet)]
     assert 4e6 < sizes[1] < 7e6 and sizes[0] / sizes[1] < 0.12
