@@ -13,6 +13,7 @@ from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
     MODELS_FOLDER,
     ModelDescription,
+    model_folder,
 )
 from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.convert import convert_sit
@@ -135,7 +136,7 @@ def convert(
 
 @app.command()
 def convert_text(
-    folder: Annotated[Path, typer.Option(help="Folder of Stable Diffusion's layout.")],
+    folder: Annotated[str, typer.Option(help="Folder of Stable Diffusion's layout, or a name.")],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
     refiner: Annotated[
         Path | None, typer.Option(help="Folder of a trained refiner to put into it.")
@@ -144,7 +145,7 @@ def convert_text(
 ) -> None:
     """Turn a text-to-image folder's pickled weights into safetensors, or give it a refiner."""
     settings = {} if default_plan is None else {"default_plan": default_plan}
-    convert_text_to_image(folder, output, settings, refiner)
+    convert_text_to_image(model_folder(folder), output, settings, refiner)
     print(f"wrote {output}")
 
 
