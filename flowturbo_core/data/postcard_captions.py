@@ -150,10 +150,23 @@ def _article(text: str) -> str:
 # Prompts --------------------------------------------------------------------------------------
 
 _TIME_NOUNS = {
-    "dawn": ("dawn", "sunrise", "daybreak"),
-    "day": ("day", "daytime", "daylight"),
-    "sunset": ("sunset", "dusk", "evening"),
-    "night": ("night", "nighttime", "night sky"),
+    "dawn": ("dawn", "sunrise", "daybreak", "morning"),
+    "day": ("day", "daytime", "daylight", "noon", "midday"),
+    "sunset": ("sunset", "dusk", "evening", "twilight"),
+    "night": ("night", "nighttime", "night sky", "midnight"),
+}
+_OTHER_NOUNS = {  # beside those of captions
+    "sailboat": ("yacht", "ship"),
+    "city": ("town", "skyline"),
+    "hot-air balloon": ("hot air balloon",),
+    "ringed planet": ("saturn",),
+    "beach umbrella": ("sunshade",),
+    "mountains": ("peaks",),
+    "house": ("home", "hut"),
+    "cat": ("kitten", "kitty"),
+    "castle": ("fortress", "palace"),
+    "rocket": ("spaceship", "space rocket"),
+    "mushroom": ("toadstool",),
 }
 _WEATHER_NOUNS = {
     "clear": ("clear sky", "clear weather"),
@@ -220,8 +233,9 @@ def prompt(scene: Scene, seed: int) -> Prompt:
     template = chance.pick(_EMPTY_TERSE if _is_empty(scene) else _TERSE)
     opening = chance.pick(_TERSE_OPENINGS) if template.startswith(("{b}", "{c}", "{z}")) else ""
     words = _nouns(scene, chance) | _phrases(scene, chance)
+    noun = words["n"].removeprefix("an ").removeprefix("a ")
     words |= {
-        "b": words["n"].removeprefix("an ").removeprefix("a "),
+        "b": chance.pick((noun, noun, *_OTHER_NOUNS.get(scene.subject, ()))),
         "c": scene.colour,
         "z": chance.pick(_SIZE_WORDS[scene.size]) if scene.size else None,
         "T": chance.pick(_TIME_NOUNS[scene.time]),
