@@ -12,14 +12,22 @@ from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.plan import SamplePlan
 from tests.conftest import write_front
-from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
+from tests.demo.visits import (
+    LOOKS,
+    OTHER_LOOKS,
+    PATIENCE_MS,
+    SIZES,
+    Visit,
+    seldom,
+    serious_violations,
+    visiting,
+)
 
 # Plausible, as only tuning measures them: error falls as time rises.
 ERRORS = {
     "E4": 0.62, "H1P3": 0.41, "H1P4R1": 0.36, "H1P5R3": 0.33, "H2P4R2": 0.27, "H8": 0.12,
     "H5P7R3": 0.1, "H8P9R5": 0.055,
 }  # fmt: skip
-LOOKS = [(size, colours) for size in SIZES for colours in ("light", "dark")]
 HOW = "python -m flowturbo_core tune --model tiny-postcards"
 
 # Notes the heights of what changes, always.
@@ -93,12 +101,13 @@ class Comparing(Visit):
         self.second.fill(second)
 
 
-@pytest.fixture(params=SIZES)
+@pytest.fixture(params=["desk", *seldom("telephone")])
 def visit(request, browser, address):
     with visiting(Comparing(browser, address, SIZES[request.param])) as visit:
         yield visit
 
 
+@pytest.mark.parametrize("visit", SIZES, indirect=True)
 def test_from_two_plans_to_pictures_and_times(visit):
     visit.choose_classes("cat", "fish", "tree")
     visit.area.locator(".preset").nth(1).get_by_text("H2P4R2", exact=True).click()
@@ -128,7 +137,7 @@ def test_from_two_plans_to_pictures_and_times(visit):
     assert visit.seed.input_value() == "7"
 
 
-@pytest.mark.parametrize(("size", "colours"), LOOKS)
+@pytest.mark.parametrize(("size", "colours"), [*LOOKS, *seldom(*OTHER_LOOKS)])
 def test_the_chart_marks_the_two(browser, tuned_address, size, colours):
     visit = Comparing(browser, tuned_address, SIZES[size], colours)
     visit.choose_classes("cat")

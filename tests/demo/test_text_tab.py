@@ -18,7 +18,7 @@ from demo.events import Comparison, Done, Preview, Stopped
 from demo.pictures import Difference
 from demo.text_service import TextService
 from flowturbo_core.metadata import TextSettings
-from tests.demo.visits import PATIENCE_MS, SIZES, Visit, serious_violations, visiting
+from tests.demo.visits import PATIENCE_MS, SIZES, Visit, seldom, serious_violations, visiting
 
 ASKED = {
     "prompt": "a red boat",
@@ -199,12 +199,13 @@ class TextVisit(Visit):
             number.press("Tab")
 
 
-@pytest.fixture(params=SIZES)
+@pytest.fixture(params=["desk", *seldom("telephone")])
 def texts(browser, texts_address, request):
     with visiting(TextVisit(browser, texts_address, SIZES[request.param])) as visit:
         yield visit
 
 
+@pytest.mark.parametrize("texts", SIZES, indirect=True)
 def test_a_prompt_becomes_pictures(texts):
     texts.prompt.fill("a cat, by day")
     texts.slide(heun=1, pseudo=1, refiner=1, images=2)
@@ -336,7 +337,7 @@ def test_a_picture_of_a_text_opened_among_classes_says_where_it_belongs(
         visit.expect_toast("This picture is of texts, not of classes")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["desk", *seldom("telephone")])
 def test_a_picture_of_a_text_dropped_on_classes_opens_its_tab(
     browser, texts_address, picture_of_a_text, size
 ):

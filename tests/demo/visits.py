@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
@@ -16,6 +17,10 @@ FLAGS = (
 ).split()
 SIZES = {"desk": (1400, 1024), "telephone": (390, 844)}
 PATIENCE_MS = 60_000
+
+
+LOOKS = [("desk", "light"), ("telephone", "dark")]
+OTHER_LOOKS = [("desk", "dark"), ("telephone", "light")]
 
 # What Gradio itself says in the console: with every file that is uploaded, with every chart.
 _GRADIOS_OWN = re.compile(
@@ -184,6 +189,12 @@ def visiting(visit):
     assert visit.complaints == []
     assert visit.sideways_scroll() == 0
     visit.page.close()
+
+
+def seldom(*values):
+    """Return parameters that `make test-all` alone tests: what differs is not what is tested."""
+    several = (value if isinstance(value, tuple) else (value,) for value in values)
+    return [pytest.param(*value, marks=pytest.mark.slow) for value in several]
 
 
 def serious_violations(page):
