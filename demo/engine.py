@@ -3,23 +3,19 @@
 All of it runs on the accelerator's thread, which also imports this: torch takes seconds.
 """
 
-import gc
-import re
-import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Self
 
-import torch
 from PIL import Image
 
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Side
-from demo.memory import fail_beyond_memory
 from demo.service import Request
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
 from flowturbo_core.evaluation.stability import curvature
+from flowturbo_core.memory import fail_beyond_memory, in_memory
 from flowturbo_core.metadata import AnySettings, Settings, TextSettings
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.pipelines.base import FlowPipeline, Progress
@@ -29,7 +25,6 @@ from flowturbo_core.rates import Rates
 from flowturbo_core.requests import TextToImageRequest
 from flowturbo_core.timing import Timing, timed
 
-_FULL = re.compile("allocate memory|out of memory|ALLOC_FAILED")
 _WARM_UP_IMAGES = 4  # as many as the page opens with
 _ROUNDS = 4  # of a comparison: in as many, each plan is the first of two
 
@@ -64,7 +59,7 @@ class Engine:
         number_format = resolve_dtype(dtype, target)
         if target.type == "cpu":
             fail_beyond_memory()
-        with _in_memory(f"{description.name} does not fit into the memory of {target}"):
+        with in_memory(f"{description.name} does not fit into the memory of {target}"):
             pipeline = load_pipeline(description.folder, target, number_format)
             engine = cls(pipeline, description.name)
             if is_warmed:
@@ -139,8 +134,8 @@ class Engine:
     def _enough_memory(self, captions: Sequence[str]) -> AbstractContextManager[None]:
         of = f"not fit into the memory of {self.device}: ask for"
         if len(captions) == 1:
-            return _in_memory(f"this image does {of} a smaller one")
-        return _in_memory(f"{len(captions)} images at once do {of} fewer, or smaller ones")
+            return in_memory(f"this image does {of} a smaller one")
+        return in_memory(f"{len(captions)} images at once do {of} fewer, or smaller ones")
 
     def _captions(self, request: Request) -> tuple[str, ...]:
         """Return what each image is of."""
@@ -177,28 +172,6 @@ class Engine:
                 shown = tuple(side for side in sides if side.timings)
                 if k == 0 or len(sides[0].timings) == len(sides[1].timings):
                     yield Comparison(shown, captions, _ROUNDS, VERSIONS, self.rates, warnings)
-
-
-@contextmanager
-def _in_memory(refusal: str) -> Iterator[None]:
-    """Raise ValueError, with the sentence `refusal`, if memory runs out inside.
-
-    What was held there is given back.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        # On a CPU, and in the libraries of a GPU, it has no type of its own.
-        if not is_full and not _FULL.search(str(error)):
-            raise
-        traceback.clear_frames(error.__traceback__)
-    else:
-        return
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    raise ValueError(refusal)
 
 
 def _with_run(side: Side, pictures: Sequence[Image.Image], timing: Timing) -> Side:

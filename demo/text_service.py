@@ -19,7 +19,7 @@ from flowturbo_core.models.catalog import (
     ModelDescription,
 )
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import TextToImageRequest
+from flowturbo_core.requests import TextToImageRequest, brief
 
 if TYPE_CHECKING:
     from demo.engine import Engine
@@ -188,6 +188,9 @@ class TextService(Service):
     def _request(
         self, things: Any, plan: SamplePlan, guidance_scale: object, num_images: int, seed: object
     ) -> TextToImageRequest:
+        # Several at once, which the library takes, would be more images than were asked for.
+        if not isinstance(things.prompt, str | None):
+            raise ValueError(f"prompt must be a text, not {brief(things.prompt)}")
         return TextToImageRequest.create(
             "" if things.prompt is None else things.prompt,
             "" if things.negative_prompt is None else things.negative_prompt,

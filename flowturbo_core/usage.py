@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn
 
 import typer
@@ -9,8 +10,11 @@ import typer
 UsageError = typer.BadParameter.__base__  # of a wrong option or value, as typer raises it
 
 
-def run(command: Callable[..., object] | typer.Typer) -> NoReturn:
-    """Run `command` on the program's arguments, and exit.
+def run(
+    command: Callable[..., object] | typer.Typer,
+    within: AbstractContextManager[None] = nullcontext(),  # noqa: B008 - it holds nothing
+) -> NoReturn:
+    """Run `command` on the program's arguments, inside `within`, and exit.
 
     ValueError, OSError and FloatingPointError are the caller's mistakes, and typer's own.
     """
@@ -19,7 +23,8 @@ def run(command: Callable[..., object] | typer.Typer) -> NoReturn:
         app = typer.Typer(add_completion=False)
         app.command()(command)
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        with within:
+            sys.exit(app(standalone_mode=False) or 0)
     except UsageError as error:
         print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
     except (ValueError, OSError, FloatingPointError) as error:

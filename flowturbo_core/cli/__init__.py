@@ -6,6 +6,7 @@ import diffusers
 
 from flowturbo_core.cli import measuring, sampling, training  # noqa: F401 - they add commands
 from flowturbo_core.cli.shared import app
+from flowturbo_core.memory import in_memory
 from flowturbo_core.usage import run
 
 app.info.help = __doc__
@@ -16,4 +17,4 @@ def main() -> None:
     # A person reads one sentence: what libraries say of the same mistake would drown it.
     diffusers.utils.logging.set_verbosity(diffusers.utils.logging.CRITICAL)
     warnings.simplefilter("ignore")
-    run(app)
+    run(app, in_memory("this does not fit into memory: ask for smaller pictures, or fewer at once"))

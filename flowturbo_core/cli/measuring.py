@@ -16,9 +16,10 @@ from flowturbo_core.cli.shared import (
     Seed,
     app,
     check_file,
+    device_of,
     split,
 )
-from flowturbo_core.devices import VERSIONS, describe_device, resolve_device, resolve_dtype
+from flowturbo_core.devices import VERSIONS, describe_device, resolve_dtype
 from flowturbo_core.evaluation import evaluate as evaluation
 from flowturbo_core.evaluation import fidelity, speed, stability, tuner
 from flowturbo_core.evaluation.evaluate import DEFAULT_METRICS
@@ -60,7 +61,7 @@ def bench(
 ) -> None:
     """Time plans against each other, in turn within one run."""
     check_file(json_file)
-    target = resolve_device(device)
+    target = device_of(device)
     number_format = resolve_dtype(dtype, target)
     if architecture is None:
         pipeline = load_pipeline(model, target, number_format)
@@ -104,7 +105,7 @@ def evaluate(
 ) -> None:
     """Measure what plans' pictures are worth and cost; a run that was killed goes on."""
     check_file(json_file)
-    target = resolve_device(device)
+    target = device_of(device)
     shared = PartialState(cpu=target.type == "cpu")
     if target.type != "cpu" and device in (None, target.type):
         target = shared.device  # each process has a GPU of its own
@@ -163,7 +164,7 @@ def tune(
     dtype: Dtype = None,
 ) -> None:
     """Find the plans that are worth their time here; the page then offers them by milliseconds."""
-    target = resolve_device(device)
+    target = device_of(device)
     folder = ModelDescription.read(model).folder
     file = front.writable_front_file(folder) if output is None else output
     check_file(file)
@@ -213,7 +214,7 @@ def measure_fidelity(
 ) -> None:
     """Measure pictures by the networks that papers use; needs requirements-eval.txt."""
     check_file(json_file)
-    target = resolve_device(device)
+    target = device_of(device)
     content = fidelity.fidelity(
         generated, reference, split(metrics), target, captions, clip, inception
     )
@@ -237,7 +238,7 @@ def compare_refiners(
 ) -> None:
     """Measure what refiners of one predictor are worth, beside none: the solver error."""
     check_file(json_file)
-    target = resolve_device(device)
+    target = device_of(device)
     pipeline = load_pipeline(model, target)
     request = pipeline.example_request(1, guidance_scale, seed)
     asked = (request.guidance_scale, request.seed)
@@ -273,7 +274,7 @@ def straightness(
     device: Device = None,
 ) -> None:
     """Measure how sharply paths bend, and how far they are from straight, S(Z)."""
-    target = resolve_device(device)
+    target = device_of(device)
     num_steps = whole_number("num_steps", num_steps, 2, MAX_STEPS)
     for file in filter(None, (json_file, plot)):
         check_file(file)

@@ -18,10 +18,11 @@ from flowturbo_core.cli.shared import (
     Seed,
     app,
     check_folder,
+    device_of,
     split,
 )
 from flowturbo_core.data.folders import lines_of
-from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
+from flowturbo_core.devices import VERSIONS, resolve_dtype
 from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.metadata import Settings, TextSettings, safe_name
 from flowturbo_core.models.catalog import (
@@ -94,7 +95,7 @@ def sample(
     ] = None,
 ) -> None:
     """Generate images; the last line printed is one JSON object with files and times."""
-    target = resolve_device(device)
+    target = device_of(device)
     description = ModelDescription.read(model)
     of_texts = {"prompt": prompt, "negative_prompt": negative_prompt or None}
     of_texts |= {"height": height, "width": width}
@@ -170,7 +171,7 @@ def sample_captions(
     dtype: Dtype = None,
 ) -> None:
     """Make one picture of each caption, for `fidelity`; a run that was killed goes on."""
-    target = resolve_device(device)
+    target = device_of(device)
     description = ModelDescription.read(model)
     if description.task != TEXTS:
         raise ValueError(f"{description.name} makes pictures of {description.task}, not of texts")

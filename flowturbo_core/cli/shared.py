@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
+from flowturbo_core.devices import resolve_device
+from flowturbo_core.memory import fail_beyond_memory
 from flowturbo_core.usage import number
 
 app = typer.Typer(add_completion=False)
@@ -20,6 +23,14 @@ Rivals = Annotated[
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16, float16; default: the fastest safe one here.")
 ]
+
+
+def device_of(option: str | None) -> torch.device:
+    """Return a device by name. On a CPU, what memory does not hold is from then on refused."""
+    device = resolve_device(option)
+    if device.type == "cpu":
+        fail_beyond_memory()
+    return device
 
 
 def split(text: str) -> list[str]:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flowturbo_core.cli.shared import Device, Dtype, Model, app
-from flowturbo_core.devices import resolve_device, resolve_dtype
+from flowturbo_core.cli.shared import Device, Dtype, Model, app, device_of
+from flowturbo_core.devices import resolve_dtype
 from flowturbo_core.models import bundle
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
@@ -154,7 +154,7 @@ def class_pictures(
     model: Model = DEFAULT_MODEL, device: Device = None, dtype: Dtype = None
 ) -> None:
     """Let a model make the picture of each of its classes that the page shows to choose by."""
-    target = resolve_device(device)
+    target = device_of(device)
     description = ModelDescription.read(model)
     pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
     print(f"wrote {write_class_pictures(pipeline, description.folder).file}")

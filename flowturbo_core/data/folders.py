@@ -114,6 +114,12 @@ def _picture(file: Path) -> Image.Image:
         return picture.convert("RGB")  # decodes all of it: a truncated file is found out here
 
 
+def _square(file: Path, side: int) -> Image.Image:
+    # Upright, as people see it: cameras write which side is up beside the pixels.
+    upright = ImageOps.exif_transpose(_picture(file))
+    return ImageOps.fit(upright, (side, side), Image.LANCZOS)
+
+
 def _in_npz(file: Path) -> Pictures:
     with refusing(f"{file} is no .npz file of pictures"), _arr_0(file) as (_, shape):
         count, height, width, _ = shape
@@ -163,10 +169,7 @@ class Squares(Dataset):
         return len(self.files)
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        pictures = [
-            ImageOps.fit(_picture(self.files[index]), (self.side, self.side), Image.LANCZOS)
-            for index in indices
-        ]
+        pictures = [_square(self.files[index], self.side) for index in indices]
         return from_pil(pictures), torch.tensor(indices)
 
     @property

@@ -164,7 +164,6 @@ _OTHER_NOUNS = {  # beside those of captions
     "mountains": ("peaks",),
     "house": ("home", "hut"),
     "cat": ("kitten", "kitty"),
-    "castle": ("fortress", "palace"),
     "rocket": ("spaceship", "space rocket"),
     "mushroom": ("toadstool",),
 }

@@ -49,6 +49,8 @@ def convert_text_to_image(
     index = read_index(source, *(name for name, task in TASKS.items() if task == TEXTS))
     if output.exists():
         raise ValueError(f"{output} is there already; --output must be a new folder")
+    if refiner is not None and not (refiner / "config.json").is_file():
+        raise ValueError(f"{refiner} is not the folder of a refiner: it has no config.json")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
         folder = Path(scratch) / output.name
@@ -65,7 +67,13 @@ def convert_text_to_image(
             if sources[name].is_dir():
                 _convert_part(sources[name], folder / name, _WEIGHTS.get(name))
         (folder / "model_index.json").write_text(json.dumps(kept | settings, indent=2) + "\n")
-        pipeline = TextToImagePipeline.from_pretrained(folder)
+        try:
+            pipeline = TextToImagePipeline.from_pretrained(folder)
+        except ValueError as error:  # names parts of the copy, which nobody will find
+            sentence = str(error)
+            for name, origin in (sources | {"": source}).items():
+                sentence = sentence.replace(str(folder / name), str(origin))
+            raise ValueError(sentence) from error
         folder.rename(output)
     return pipeline
 

@@ -124,9 +124,11 @@ class TextToImagePipeline(FlowPipeline):
         file = folder / "scheduler" / "scheduler_config.json"
         if index["_class_name"] != "StableDiffusionPipeline" or not file.is_file():
             return ()
-        predicted = read_json(file).get("prediction_type")
-        if predicted is None:
+        config = read_json(file)
+        if str(config.get("_class_name")).startswith("FlowMatch"):
             return ()
+        # Without it, as in the first of these folders, diffusers' own take it for the noise.
+        predicted = config.get("prediction_type", "epsilon")
         return (
             f"this folder's scheduler takes the UNet's output for {brief(predicted)}: unless it "
             "was trained as a flow, its pictures are noise",

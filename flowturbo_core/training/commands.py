@@ -203,6 +203,7 @@ def _text_pipeline(
     folder: Path, vae: AutoencoderKL, refiner: UNet2DConditionModel | None = None
 ) -> TextToImagePipeline:
     """Return the trained parts in `folder`, around `vae`; refuses parts that do not fit."""
+    folder = model_folder(folder)  # which may be the name of one
     return TextToImagePipeline(
         load_model(UNet2DConditionModel, folder / "unet"),
         vae,

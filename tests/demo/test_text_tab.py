@@ -43,6 +43,7 @@ BAD = [
     ({"prompt": "x" * 2**20}, "1,048,576 characters; at most 2,000"),
     ({"prompt": 3}, "prompt must be a text"),
     ({"prompt": {"a": 1}}, "prompt must be a text"),
+    ({"prompt": ["a cat", "a fish"]}, "prompt must be a text, not ['a cat', 'a fish']"),
     ({"negative_prompt": "\x1b[2J"}, "control character"),
     ({"height": 100}, "height must be a multiple of 8, not 100"),
     ({"width": 0}, "width must be a whole number from 8 to 2048, not 0"),

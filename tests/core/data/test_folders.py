@@ -5,10 +5,11 @@ import os
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from flowturbo_core.data.folders import Squares
 from flowturbo_core.data.latents import encoded_once
+from flowturbo_core.images import from_pil
 from flowturbo_core.models.autoencoder import encode_images
 from tests.conftest import tiny_vae
 
@@ -45,6 +46,15 @@ def test_a_square_is_the_middle_of_its_picture(folder):
         # Within: at an edge, what is resized mixes in a little of what is beyond it.
         assert (image[:, 2:-2, 2:-2] == torch.tensor(colour).view(3, 1, 1)).all()
         assert (image - torch.tensor(colour).view(3, 1, 1)).abs().max() < 20
+
+
+def test_a_picture_is_upright_as_its_camera_says(tmp_path):
+    turned = thirds((30, 30), 0).rotate(-90)  # red is up, and the camera says: up is left
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8  # to be turned by a quarter, against the clock
+    turned.save(tmp_path / "camera.png", exif=exif)
+    image = Squares(tmp_path, 30)[[0]][0][0]
+    assert torch.equal(image, from_pil([thirds((30, 30), 0)])[0])
 
 
 def test_large_pictures_are_averaged_not_sampled(tmp_path):

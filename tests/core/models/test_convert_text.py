@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -96,6 +97,29 @@ def test_what_cannot_be_converted_leaves_nothing(pickled, tmp_path, monkeypatch,
         convert_text_to_image(pickled, tmp_path / "new" / "safe")
     assert not (tmp_path / "harmed").exists()
     assert not list(tmp_path.glob("new/*"))
+
+
+@pytest.mark.parametrize(
+    ("refiner", "plan", "sentence"),
+    [
+        ("nowhere", "H8", "{0}/nowhere is not the folder of a refiner: it has no config.json"),
+        ("pickled/unet", "H8", "the refiner takes 4 channels"),
+        ("pickled/vae", "H8", "{0}/pickled/vae/config.json describes a 'AutoencoderKL', not a"),
+        (None, "R9", "{0}/pickled: .*R9"),
+    ],
+)
+def test_a_refiner_or_plan_that_does_not_fit_is_refused_by_what_was_given(
+    command_line, pickled, tmp_path, refiner, plan, sentence
+):
+    given = () if refiner is None else ("--refiner", tmp_path / refiner)
+    done = command_line(
+        "convert-text", "--folder", pickled, "--output", tmp_path / "new", *given,
+        "--default-plan", plan,
+    )  # fmt: skip
+    assert done.code == 2 and len(done.err.splitlines()) == 1
+    assert re.search(sentence.format(tmp_path), done.err), done.err
+    assert "/tmp" not in done.err.replace(str(tmp_path), "")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_is_there_is_not_written_over(pickled, tmp_path):

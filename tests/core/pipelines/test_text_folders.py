@@ -178,13 +178,23 @@ def test_folders_of_all_three_layouts_load(pipeline, sd_folder, name):
     assert torch.equal(latents_of(loaded, "H2"), latents_of(pipeline, "H2"))
 
 
-@pytest.mark.parametrize("predicted", ["epsilon", "v_prediction"])
-def test_a_diffusion_is_told_from_a_flow(sd_folder, predicted):
-    (sd_folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps({"prediction_type": predicted})
-    )
+@pytest.mark.parametrize(
+    ("scheduler", "predicted"),
+    [
+        ({"_class_name": "DDIMScheduler", "prediction_type": "epsilon"}, "epsilon"),
+        ({"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}, "v_prediction"),
+        ({"_class_name": "PNDMScheduler"}, "epsilon"),  # as the first of them were published
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, None),
+    ],
+)
+def test_a_diffusion_is_told_from_a_flow(sd_folder, scheduler, predicted):
+    (sd_folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     loaded = load_pipeline(sd_folder)
-    (warning,) = loaded.warnings(loaded.request("a cat"))
+    warnings = loaded.warnings(loaded.request("a cat"))
+    if predicted is None:
+        assert warnings == []
+        return
+    (warning,) = warnings
     assert predicted in warning and "pictures are noise" in warning and "\n" not in warning
     change_index(sd_folder, _class_name="RectifiedFlowPipeline")
     loaded = load_pipeline(sd_folder)

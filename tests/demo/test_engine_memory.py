@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from demo import memory
-
 # A model of texts in a program that may hold 60 MiB more than it does once it is loaded.
 PROGRAM = """
-    import resource, sys
-    from demo import memory
+    import sys
     from demo.engine import Engine
-    from demo.events import Done
+    from flowturbo_core import memory
     from flowturbo_core.models.catalog import ModelDescription
 
     engine = Engine.load(ModelDescription.read(sys.argv[1]), "cpu", "float32")
@@ -47,12 +44,3 @@ def test_what_does_not_fit_is_a_sentence_and_the_next_request_is_served(text_ser
         "8 images at once do not fit into the memory of cpu: ask for fewer, or smaller ones",
         "Done",
     ], done.stderr
-
-
-def test_a_container_may_hold_less_than_its_machine(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "_LIMITS", (str(tmp_path / "none"), str(tmp_path / "max")))
-    (tmp_path / "max").write_text("max\n")
-    whole = memory.installed_memory()
-    assert whole > 2**28
-    (tmp_path / "max").write_text("123456789\n")
-    assert memory.installed_memory() == 123456789

@@ -1,11 +1,19 @@
 """Memory that runs out is an error of the one request, and not the end of the program."""
 
+import gc
 import os
+import re
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 # What a container may hold, as either version of Linux's control groups says it.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_FULL = re.compile("allocate memory|out of memory|ALLOC_FAILED")
 
 
 def fail_beyond_memory() -> None:
@@ -32,3 +40,25 @@ def installed_memory() -> int:
         text = file.read_text().strip() if file.is_file() else ""
         known += [int(text)] if text.isdecimal() else []
     return min(known)
+
+
+@contextmanager
+def in_memory(refusal: str) -> Iterator[None]:
+    """Raise ValueError, with the sentence `refusal`, if memory runs out inside.
+
+    What was held there is given back.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        # On a CPU, and in the libraries of a GPU, it has no type of its own.
+        if not is_full and not _FULL.search(str(error)):
+            raise
+        traceback.clear_frames(error.__traceback__)
+    else:
+        return
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    raise ValueError(refusal)
