@@ -160,18 +160,23 @@ def text_table(trained: dict[str, Any], held_out: dict[str, Any], speed: dict[st
         "those that a prompt names, as the evaluator tells them. On "
         f"{held_out['num_samples']} prompts of combinations held out of all training, by "
         f"`{held_out['rows'][0]['plan']}`: {told}. An evaluation of the refiner takes "
-        f"{_refiner_cost(speed):.2f} of the time of one of the predictor.\n"
+        f"{_refiner_costs(speed)} of the time of one of the predictor.\n"
     )
 
 
-def _refiner_cost(speed: dict[str, Any]) -> float:
-    """Return the median over eager plans of what R evaluations take, as a share of the others."""
+def refiner_cost(speed: dict[str, Any], mode: str) -> float:
+    """Return what an R evaluation takes as a share of another: the median over plans in a mode."""
     return statistics.median(
         (row["refiner_ms_per_image"] / plan.refiner_evaluations)
         / (row["predictor_ms_per_image"] / plan.predictor_evaluations)
         for row in speed["rows"]
-        if row["mode"] == "eager" and (plan := SamplePlan.parse(row["plan"])).refiner_evaluations
+        if row["mode"] == mode and (plan := SamplePlan.parse(row["plan"])).refiner_evaluations
     )
+
+
+def _refiner_costs(speed: dict[str, Any]) -> str:
+    modes = dict.fromkeys(row["mode"] for row in speed["rows"])
+    return " and ".join(f"{refiner_cost(speed, mode):.3f} ({mode})" for mode in modes)
 
 
 def _ratio_of_distances(pair: Row, partner: Row) -> str:

@@ -19,6 +19,7 @@ from flowturbo_core.requests import brief, whole_number
 _SHIPPED_SHARD_SIZE = "9MB"
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_LFS = b"version https://git-lfs.github.com/spec/"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _FLOATING_POINT = ("F64", "F32", "F16", "BF16")
 # What the attention of an autoencoder was called before, as in Stable Diffusion's.
@@ -142,8 +143,14 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def require_weights(file: Path) -> None:
-    """Raise ValueError if there is no such file; beside a pickle, with what converts that."""
+    """Raise ValueError if there is no such file; beside a pickle, with what converts that.
+
+    A file that only stands for one, until Git LFS fetches that, is none either.
+    """
     if file.is_file():
+        with file.open("rb") as stream:
+            if stream.read(len(_LFS)) == _LFS:
+                raise ValueError(f"{file} is not here yet, but on Git LFS: git lfs pull")
         return
     pickles = sorted(path.name for kind in _PICKLES for path in file.parent.glob(f"*{kind}"))
     if pickles:

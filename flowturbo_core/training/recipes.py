@@ -104,15 +104,17 @@ RECIPES = {
             ema_decay=0.998,
             muon_dims=(2, 4),
         ),
-        # One level, no attention: the text reaches it pooled.
+        # One level, no attention: the text reaches it pooled. With 48 channels in 16 groups it cost
+        # 0.18 of the predictor in bfloat16: small kernels take longer than their arithmetic does.
         text_refiner=_POSTCARDS_UNET
         | {
             "in_channels": 16,
             "down_block_types": ("DownBlock2D",),
             "mid_block_type": None,
             "up_block_types": ("UpBlock2D",),
-            "block_out_channels": (48,),
-            "attention_head_dim": (3,),
+            "block_out_channels": (32,),
+            "attention_head_dim": (2,),
+            "norm_num_groups": 8,
         },
         text_refiner_training=Hyperparameters(
             batch_size=64, learning_rate=1e-3, warmup_steps=200, ema_decay=0.9995
