@@ -127,7 +127,8 @@ def _text_card(pipeline: TextToImagePipeline, predictor: Path, refiner: Path) ->
         f"({_parameters(pipeline.refiner.unet)}) and a CLIP text encoder "
         f"({_parameters(pipeline.text_encoder)}) with a tokenizer of {len(pipeline.tokenizer)} "
         f"tokens, in Stable Diffusion's layout, on the latents of `{AUTOENCODER}`. UNet and text "
-        "encoder were trained together, from nothing.\n\n"
+        "encoder were trained together, from nothing; the tokenizer was learnt before the first of "
+        "their runs, from the prompts of then.\n\n"
         "```python\n"
         "from flowturbo_core.pipelines.text_to_image import TextToImagePipeline\n\n"
         'pipeline = TextToImagePipeline.from_pretrained("postcards-t2i")\n'
