@@ -36,6 +36,8 @@ _SETTINGS = (
     "bos_token_id",
     "eos_token_id",
 )
+# What transformers writes beside a tokenizer's own settings.
+_HOW_IT_WAS_LOADED = ("is_local", "local_files_only", "truncation_side")
 # In older files every name begins so, and the positions are stored, which are only 0, 1, 2, ...
 PREFIX, POSITIONS = "text_model.", "embeddings.position_ids"
 
@@ -135,6 +137,10 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     for name in ("tokenizer.json", "added_tokens.json", "special_tokens_map.json"):
         (folder / name).unlink(missing_ok=True)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in config.items() if name not in _HOW_IT_WAS_LOADED}
+    file.write_text(json.dumps(kept, indent=2) + "\n")
     tokenizer.backend_tokenizer.model.save(str(folder))
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     added = {

@@ -111,7 +111,7 @@ def test_the_files_are_clips_and_transformers_reads_them(tokenizer, tmp_path):
         for text in (*ANY_TEXTS, *TEXTS, "", f"a {END} cat"):
             assert again(text).input_ids == tokenizer(text).input_ids
     save_tokenizer(load_tokenizer(tmp_path), tmp_path / "again")
-    for name in ("vocab.json", "merges.txt"):
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
