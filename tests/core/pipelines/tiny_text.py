@@ -95,7 +95,7 @@ OLD_TOKENIZER_CONFIG = {
 }
 # Parts of a Stable Diffusion folder that this project passes over: the entry, and a file of each.
 PASSED_OVER = {
-    "scheduler": (["diffusers", "PNDMScheduler"], "scheduler_config.json"),
+    "scheduler": (["diffusers", "FlowMatchEulerDiscreteScheduler"], "scheduler_config.json"),
     "safety_checker": (
         ["stable_diffusion", "StableDiffusionSafetyChecker"],
         "pytorch_model.bin",
@@ -125,7 +125,7 @@ def write_sd_folder(pipeline, folder, class_name="StableDiffusionPipeline"):
     for name, (entry, file) in PASSED_OVER.items():
         index[name] = entry
         (folder / name).mkdir()
-        (folder / name / file).write_text("{}")
+        (folder / name / file).write_text(json.dumps({"_class_name": entry[1]}))
     (folder / "model_index.json").write_text(json.dumps(index))
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(OLD_TOKENIZER_CONFIG))
     rename_weights(folder / "text_encoder" / "model.safetensors", lambda name: f"text_model.{name}")
