@@ -134,7 +134,8 @@ def train_text_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> 
     else:
         pipeline = _text_pipeline(options.init, vae)
     data = _latents(vae, recipe.num_latents, options)
-    data = with_prompts(data, options.seed * SCENES_PER_SEED, pipeline.tokenizer)
+    first_seed = options.seed * SCENES_PER_SEED
+    data = with_prompts(data, first_seed, pipeline.tokenizer, options.workers)
     return _run(TextFlowObjective(pipeline, data), recipe.text_training, options)
 
 
@@ -152,7 +153,8 @@ def train_text_refiner(
     refiner = _start(UNet2DConditionModel, recipe.text_refiner, options)
     pipeline = _text_pipeline(predictor, vae, refiner)
     data = _latents(vae, recipe.num_latents, options)
-    data = with_prompts(data, options.seed * SCENES_PER_SEED, pipeline.tokenizer)
+    first_seed = options.seed * SCENES_PER_SEED
+    data = with_prompts(data, first_seed, pipeline.tokenizer, options.workers)
     objective = TextRefinerObjective(pipeline, data, pairs)
     return _run(objective, recipe.text_refiner_training, options)
 

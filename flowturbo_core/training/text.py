@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from transformers import CLIPTokenizer
 
 from flowturbo_core.data.postcard_captions import Prompt, prompt
@@ -26,7 +27,11 @@ from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.training.flow import FlowMatching, dropped
 from flowturbo_core.training.refiner import Pairs, RefinerMatching
 
+# Tokenizers' threads do not outlive the fork of a worker, and each worker would say so.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 PROMPTS_PER_SCENE = 8
+_TOKENIZED = 256  # scenes at a time
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -59,22 +64,40 @@ def _prompts(scene: Scene) -> list[Prompt]:
     return [prompt(scene, PROMPTS_PER_SCENE * scene.seed + k) for k in range(PROMPTS_PER_SCENE)]
 
 
-def with_prompts(
-    latents: TensorDataset, first_seed: int, tokenizer: CLIPTokenizer
-) -> TensorDataset:
-    """Return scenes' latents (N, C, h, w), and the tokens (N, 8, length) of their prompts.
+class _PromptTokens(Dataset):
+    """The tokens (B, 8, length) of the prompts of scenes, taken by their numbers.
 
     Four of them are of any kind. The other four say where the subject is, if any does: as often
     as people say it, a UNet learns it last, since all else is alike on the left and on the right.
     """
-    texts = []
-    for scene in map(sample_scene, range(first_seed, first_seed + len(latents))):
-        made = _prompts(scene)
-        placed = [its for its in made if "position" in its.named] or made
-        half = PROMPTS_PER_SCENE // 2
-        texts += [its.text for its in (*made[:half], *islice(cycle(placed), half))]
-    tokens = tokens_of(texts, tokenizer, tokenizer.model_max_length).to(torch.int32)
-    return TensorDataset(latents.tensors[0], tokens.unflatten(0, (-1, PROMPTS_PER_SCENE)))
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        self.tokenizer = tokenizer
+
+    def __getitem__(self, seeds: Sequence[int]) -> Tensor:
+        texts = []
+        for made in map(_prompts, map(sample_scene, seeds)):
+            placed = [its for its in made if "position" in its.named] or made
+            half = PROMPTS_PER_SCENE // 2
+            texts += [its.text for its in (*made[:half], *islice(cycle(placed), half))]
+        tokens = tokens_of(texts, self.tokenizer, self.tokenizer.model_max_length)
+        return tokens.to(torch.int32).unflatten(0, (-1, PROMPTS_PER_SCENE))
+
+
+def with_prompts(
+    latents: TensorDataset, first_seed: int, tokenizer: CLIPTokenizer, workers: int = 0
+) -> TensorDataset:
+    """Return scenes' latents (N, C, h, w), and the tokens (N, 8, length) of their prompts."""
+    count, length = len(latents), tokenizer.model_max_length
+    chunks = [range(k, min(k + _TOKENIZED, count)) for k in range(0, count, _TOKENIZED)]
+    seeds = [range(first_seed + chunk.start, first_seed + chunk.stop) for chunk in chunks]
+    loader = DataLoader(
+        _PromptTokens(tokenizer), sampler=seeds, batch_size=None, num_workers=workers
+    )
+    tokens = torch.empty(count, PROMPTS_PER_SCENE, length, dtype=torch.int32)
+    for chunk, made in zip(chunks, loader, strict=True):
+        tokens[chunk.start : chunk.stop] = made
+    return TensorDataset(latents.tensors[0], tokens)
 
 
 def with_captions(
