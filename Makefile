@@ -9,13 +9,13 @@ MINUTES ?= 20
 OUT ?= runs/gpu
 # $(call share,0.2): that part of MINUTES.
 share = $(shell $(PYTHON) -c "print($(MINUTES) * $(1))")
-GPU_TRAINING = --device cuda --workers 14 --seed 3 --num-latents 400000 --cache $(OUT)/cache \
+GPU_TRAINING = --device cuda --workers 14 --seed 3 --num-latents 200000 --cache $(OUT)/cache \
   --batch-size 1024 --learning-rate 2e-3
 GPU_BENCH := --device cuda --dtype bfloat16 --modes eager,compiled --batch-size 8 --repeats 7
 BASE_PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all screenshots benchmarks text-benchmarks refiners tables lint format gpu eval-env eval-test clean
+.PHONY: help demo test test-all screenshots benchmarks text-benchmarks refiners tables lint format gpu gpu-tests gpu-benchmarks gpu-classes gpu-texts eval-env eval-test clean
 
 help:
 	@echo "make demo      install what is needed and start the page on http://127.0.0.1:7860"
@@ -136,23 +136,32 @@ tables: $(VENV)/demo.stamp
 # Nothing is installed here: PYTHON brings torch and the rest. MINUTES of training, beside the
 # tests, the timings and the drawing of the data; each run has a folder of its own.
 gpu: OUT := $(OUT)/$(shell date +%Y%m%d-%H%M%S)
-gpu:
+gpu: gpu-tests gpu-benchmarks gpu-classes gpu-texts
+
+gpu-tests:
 	mkdir -p $(OUT)
-	$(PYTHON) -m pytest -q -m gpu -p no:timeout 2>&1 | tee $(OUT)/tests.log
-	$(PYTHON) -m flowturbo_core bench --architecture sit-xl-2 $(GPU_BENCH) \
-	  --plans H8,H2P4R2,H1P5R3 --rivals dpm++:8,unipc:8 --json $(OUT)/bench-sit-xl-2.json
+	$(PYTHON) -m pytest -q -m gpu -p no:timeout tests/core/test_gpu.py 2>&1 | tee $(OUT)/tests.log
+
+gpu-benchmarks:
 	$(PYTHON) -m flowturbo_core bench --architecture sd-1-5 $(GPU_BENCH) \
-	  --plans H4,H1P2R2,H5,H1P4R2,H8,H1P6R3,H10,H3P6R3 --json $(OUT)/bench-sd-1-5.json
-	$(PYTHON) -m flowturbo_core evaluate --device cuda --dtype bfloat16 --batch-size 250 \
-	  --plans H8,H2P4R2,H1P5R3,H1P6,H1P7 --num-samples 2000 --json $(OUT)/evaluation.json
+	  --plans $(TEXT_PLANS) --json $(OUT)/sd-1-5-speed.json
+	$(PYTHON) -m flowturbo_core bench --architecture sit-xl-2 $(GPU_BENCH) \
+	  --plans H8,H2P4R2,H1P5R3 --rivals dpm++:8,unipc:8 --json $(OUT)/sit-xl-2-speed.json
+
+gpu-classes:
 	$(PYTHON) -m flowturbo_core train flow --output $(OUT)/predictor \
 	  --init $(REFINER)/predictor --minutes $(call share,0.35) $(GPU_TRAINING)
 	$(PYTHON) -m flowturbo_core train refiner --output $(OUT)/refiner --init $(REFINER)/refiner \
 	  --predictor $(OUT)/predictor/model --minutes $(call share,0.1) $(GPU_TRAINING)
+	$(PYTHON) -m flowturbo_core evaluate --device cuda --dtype bfloat16 --batch-size 250 \
+	  --plans H8,H2P4R2,H1P5R3,H1P6,H1P7 --num-samples 2000 --json $(OUT)/evaluation.json
+
+gpu-texts:
 	$(PYTHON) -m flowturbo_core train text-flow --output $(OUT)/text \
-	  --minutes $(call share,0.4) $(GPU_TRAINING)
+	  --init assets/models/$(TEXT_MODEL) --minutes $(call share,0.45) $(GPU_TRAINING)
 	$(PYTHON) -m flowturbo_core train text-refiner --output $(OUT)/text-refiner \
-	  --predictor $(OUT)/text/model --minutes $(call share,0.15) $(GPU_TRAINING)
+	  --init assets/models/$(TEXT_MODEL)/refiner --predictor $(OUT)/text/model \
+	  --minutes $(call share,0.1) $(GPU_TRAINING)
 
 # Apart from the rest, for torchvision's sake: requirements-eval.txt says why.
 eval-env: $(VENV)-eval/eval.stamp
