@@ -267,6 +267,7 @@ TABLES = {
     "quality": (("postcards-sit-quality.json", "postcards-sit-quality-others.json"), quality_table),
     "pairs": (("postcards-sit-quality.json", "postcards-sit-quality-others.json"), pairs_table),
     "speed": (("postcards-sit-speed.json",), speed_table),
+    "released size": (("sit-xl-2-speed.json",), speed_table),
     "ablations": (("postcards-sit-ablations.json",), quality_table),
     "refiners": (("postcards-sit-refiners.json",), refiners_table),
     "texts": (
