@@ -20,7 +20,6 @@ from flowturbo_core.models.catalog import ModelDescription
 from tests.demo.visits import (
     LOOKS,
     OTHER_LOOKS,
-    PATIENCE_MS,
     SIZES,
     Visit,
     seldom,
@@ -365,16 +364,16 @@ def test_after_stop_the_pictures_of_an_earlier_run_are_not_handed_out(browser, a
     archive = visit.page.get_by_role("button", name="Download all")
     visit.slide(heun=1, pseudo=0, refiner=0)
     visit.run()
-    expect(archive).to_be_enabled(timeout=PATIENCE_MS)
-    visit.slide(heun=24, pseudo=24)
+    expect(archive).to_be_enabled()
+    visit.slide(heun=24, pseudo=24, images=8)
     visit.generate.click()
     visit.expect_readout("of 48 blocks")
     visit.stop.click()
     visit.expect_readout("Stopped")
-    expect(archive).to_be_disabled(timeout=PATIENCE_MS)
-    visit.slide(heun=1, pseudo=0)
+    expect(archive).to_be_disabled()
+    visit.slide(heun=1, pseudo=0, images=1)
     visit.run()
-    expect(archive).to_be_enabled(timeout=PATIENCE_MS)
+    expect(archive).to_be_enabled()
     visit.page.close()
 
 
@@ -448,11 +447,11 @@ def test_a_picture_dropped_anywhere_is_sampled_again_while_live(
     visit.open_tab("Compare")  # which takes no picture: the first tab does
     visit.drop(picture)
     readout = visit.page.locator(".card").first
-    expect(readout).to_have_text(re.compile("H2P1R1 · "), timeout=PATIENCE_MS)
+    expect(readout).to_have_text(re.compile("H2P1R1 · "))
     expect(readout).to_be_visible()
     expect(visit.pictures).to_have_count(1)
     chosen = visit.page.locator(".tile[aria-pressed=true]:visible")
-    expect(chosen).to_have_text(["fish"], timeout=PATIENCE_MS)
+    expect(chosen).to_have_text(["fish"])
     visit.page.wait_for_url("**class=fish&**seed=7")
     assert visit.complaints == []
     visit.page.close()
@@ -464,12 +463,12 @@ def test_an_address_is_sampled_at_once_and_keeps_what_is_not_ours(browser, addre
     page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(f"{address}?__theme=dark&class=+Cat&plan=H1P1&seed=5")
     readout = page.locator(".card")
-    expect(readout).to_have_text(re.compile("H1P1 · "), timeout=PATIENCE_MS)
+    expect(readout).to_have_text(re.compile("H1P1 · "))
     expect(page.locator(".gallery img")).to_have_attribute("alt", "cat")
     expect(page.locator(".tile[aria-pressed=true]")).to_have_text(["cat"])
     page.wait_for_url("**class=cat**__theme=dark")
     page.goto(f"{address}?{service.default_settings.to_query()}")  # as everything opens anyway
-    expect(readout).to_have_text(re.compile("H1P5R3 · "), timeout=PATIENCE_MS)
+    expect(readout).to_have_text(re.compile("H1P5R3 · "))
     expect(page.get_by_label("Seed", exact=True)).to_have_value("0")
     page.close()
 
@@ -485,9 +484,7 @@ def test_of_two_visitors_the_second_sees_its_place_and_is_served_next(browser, a
     first.expect_readout("of 56 blocks")
     second.generate.click()
     waiting = second.page.locator(".readout .progress-text").first
-    expect(waiting).to_contain_text(
-        re.compile(r"queue: 1/1 \| [\d.]+/[\d.]+s"), timeout=PATIENCE_MS
-    )
+    expect(waiting).to_contain_text(re.compile(r"queue: 1/1 \| [\d.]+/[\d.]+s"))
     expect(second.readout).not_to_contain_text("of 56 blocks")
     first.stop.click()
     second.expect_readout("H1 · ")

@@ -15,7 +15,6 @@ from tests.conftest import write_front
 from tests.demo.visits import (
     LOOKS,
     OTHER_LOOKS,
-    PATIENCE_MS,
     SIZES,
     Visit,
     seldom,
@@ -142,7 +141,7 @@ def test_the_chart_marks_the_two(browser, tuned_address, size, colours):
     visit = Comparing(browser, tuned_address, SIZES[size], colours)
     visit.choose_classes("cat")
     visit.run()
-    expect(visit.dots).to_have_count(len(ERRORS), timeout=PATIENCE_MS)
+    expect(visit.dots).to_have_count(len(ERRORS))
     strokes = [dot.get_attribute("stroke") for dot in visit.dots.all()]
     assert sorted(strokes.count(stroke) for stroke in set(strokes)) == [1, 1, len(ERRORS) - 2]
     visit.area.get_by_text("The chart in numbers").click()
@@ -204,7 +203,7 @@ def test_the_tabs_do_not_stop_each_other(browser, address):
     visit.page.get_by_role("tab", name="Class-conditional").click()
     own = visit.page.locator(".workbench:not(.compare)")
     own.get_by_role("button", name="Generate").click()
-    expect(own.locator(".card")).to_contain_text("evaluations", timeout=PATIENCE_MS)
+    expect(own.locator(".card")).to_contain_text("evaluations")
     own.get_by_role("button", name="Generate").click()
     visit.page.get_by_role("tab", name="Compare").click()
     visit.expect_readout("as fast: ")

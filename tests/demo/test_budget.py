@@ -17,7 +17,7 @@ from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
 from tests.conftest import write_front
 from tests.demo.conftest import MODEL
-from tests.demo.visits import PATIENCE_MS, SIZES, Visit
+from tests.demo.visits import SIZES, Visit
 
 RATES = Rates(predictor_ms=10.0, refiner_ms=1.0, decode_ms=5.0)
 # 25, 39 (less exact than its cheaper neighbour, as on another machine), 37, 81 and 165 ms.
@@ -104,19 +104,19 @@ def test_the_slider_shows_what_the_plan_takes_and_has_room_for_it(tuned):
 def test_milliseconds_move_the_steps_and_steps_the_milliseconds(browser, serve, tuned, size):
     visit = Visit(browser, serve(tuned), SIZES[size])
     budget = visit.page.locator(".budget input[type=number]")
-    expect(budget).to_have_value("81", timeout=PATIENCE_MS)  # the plan that the page opens with
+    expect(budget).to_have_value("81")  # the plan that the page opens with
     visit.slide(heun=8, pseudo=0, refiner=0)
-    expect(budget).to_have_value("165", timeout=PATIENCE_MS)
+    expect(budget).to_have_value("165")
     visit.choose_preset("H1P5R3")
-    expect(budget).to_have_value("81", timeout=PATIENCE_MS)
+    expect(budget).to_have_value("81")
     visit.drag_share("budget", 0.3)  # about 67 ms
     visit.slides_at(heun=1, pseudo=1, refiner=1)
-    expect(budget).to_have_value("37", timeout=PATIENCE_MS)
+    expect(budget).to_have_value("37")
     visit.live.check()
     visit.drag_share("budget", 1.0)
     visit.slides_at(heun=8, pseudo=0, refiner=0)
     visit.expect_readout(r"16 \+ 0|16 predictor")
-    expect(visit.readout).to_have_text(re.compile("ms"), timeout=PATIENCE_MS)
+    expect(visit.readout).to_have_text(re.compile("ms"))
     assert visit.complaints == [] and visit.sideways_scroll() == 0
     visit.page.close()
 
@@ -130,7 +130,7 @@ def test_without_a_front_there_is_no_such_slider(browser, address):
 def test_milliseconds_can_be_typed(browser, serve, tuned):
     visit = Visit(browser, serve(tuned), SIZES["desk"])
     budget = visit.page.locator(".budget input[type=number]")
-    expect(budget).to_have_value("81", timeout=PATIENCE_MS)
+    expect(budget).to_have_value("81")
     for typed, key, counts, shown in (
         ("", "Tab", (1, 5, 3), "81"),  # a press alone changes nothing
         ("60", "Enter", (1, 1, 1), "37"),
@@ -142,6 +142,6 @@ def test_milliseconds_can_be_typed(browser, serve, tuned):
         visit.page.keyboard.type(typed, delay=50)
         budget.press(key)
         visit.slides_at(heun=counts[0], pseudo=counts[1], refiner=counts[2])
-        expect(budget).to_have_value(shown, timeout=PATIENCE_MS)
+        expect(budget).to_have_value(shown)
     assert visit.complaints == []
     visit.page.close()

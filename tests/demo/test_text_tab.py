@@ -18,7 +18,7 @@ from demo.events import Comparison, Done, Preview, Stopped
 from demo.pictures import Difference
 from demo.text_service import TextService
 from flowturbo_core.metadata import TextSettings
-from tests.demo.visits import PATIENCE_MS, SIZES, Visit, seldom, serious_violations, visiting
+from tests.demo.visits import SIZES, Visit, seldom, serious_violations, visiting
 
 ASKED = {
     "prompt": "a red boat",
@@ -190,7 +190,7 @@ class TextVisit(Visit):
         self.pictures = panel.locator(".gallery img")
         self.seed = panel.get_by_label("Seed", exact=True)
         self.live = panel.get_by_label("Live")
-        expect(self.generate).to_be_enabled(timeout=PATIENCE_MS)
+        expect(self.generate).to_be_enabled()
         self.live.uncheck()
 
     def slide(self, **values):
@@ -238,20 +238,16 @@ def test_while_live_what_is_typed_is_sampled_once_the_typing_pauses(
     texts.prompt.press_sequentially("a red boat at night", delay=30)
     typed = texts.page.evaluate("typed")
     texts.page.locator(".heun input[type=range]").locator("visible=true").press("ArrowRight")
-    expect(texts.pictures.first).to_have_attribute(
-        "alt", "a red boat at night", timeout=PATIENCE_MS
-    )
+    expect(texts.pictures.first).to_have_attribute("alt", "a red boat at night")
     texts.expect_readout(r"H2 · ")
-    expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
+    expect(texts.generate).to_be_enabled()
     # Nobody paused, but for a browser that had no time to go on.
     pauses = [text for (at, text), (next_at, _) in pairwise(typed) if next_at - at >= PAUSE_MS]
     assert {its.prompts for its in asked} <= {(text,) for text in (*pauses, "a red boat at night")}
     assert asked[-1].prompts == ("a red boat at night",)
     assert len(asked) <= 2 + len(pauses)  # the slider's, and what had been typed
     texts.prompt.press_sequentially("!", delay=30)
-    expect(texts.pictures.first).to_have_attribute(
-        "alt", "a red boat at night!", timeout=PATIENCE_MS
-    )
+    expect(texts.pictures.first).to_have_attribute("alt", "a red boat at night!")
 
 
 def test_while_live_whatever_changes_the_pictures_samples_them_again(texts):
@@ -259,12 +255,12 @@ def test_while_live_whatever_changes_the_pictures_samples_them_again(texts):
     texts.run()
     texts.live.check()
     texts.prompt.press("Control+Enter")  # a key that writes nothing
-    expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
+    expect(texts.generate).to_be_enabled()
     texts.prompt.press("Control+a")
     texts.page.keyboard.insert_text("a cat")  # at once and without keys, as a paste
-    expect(texts.pictures.first).to_have_attribute("alt", "a cat", timeout=PATIENCE_MS)
+    expect(texts.pictures.first).to_have_attribute("alt", "a cat")
     texts.prompt.press("Backspace")
-    expect(texts.pictures.first).to_have_attribute("alt", "a ca", timeout=PATIENCE_MS)
+    expect(texts.pictures.first).to_have_attribute("alt", "a ca")
     texts.panel.get_by_label("Negative prompt").press_sequentially("dog", delay=30)
     texts.page.wait_for_url("**&negative_prompt=dog&**")
     texts.slide(guidance=3)
@@ -280,13 +276,13 @@ def test_an_example_is_made_once_and_then_comes_back_at_once(texts):
     example.click()
     expect(texts.prompt).to_have_value("white lighthouse, rain")
     expect(texts.pictures.first).to_have_attribute("alt", "white lighthouse, rain")
-    expect(texts.readout).to_contain_text("evaluations", timeout=PATIENCE_MS)
+    expect(texts.readout).to_contain_text("evaluations")
     expect(texts.readout).not_to_contain_text("made earlier")
     texts.prompt.fill("a cat")
     example.click()
-    expect(texts.readout).to_contain_text("made earlier", timeout=PATIENCE_MS)
+    expect(texts.readout).to_contain_text("made earlier")
     expect(texts.prompt).to_have_value("white lighthouse, rain")
-    expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
+    expect(texts.generate).to_be_enabled()
     expect(texts.page.get_by_test_id("toast-body")).to_have_count(0)
     texts.run()
     expect(texts.readout).not_to_contain_text("made earlier")
@@ -294,21 +290,21 @@ def test_an_example_is_made_once_and_then_comes_back_at_once(texts):
 
 def test_a_text_that_is_too_long_is_warned_of(texts):
     texts.prompt.fill("a red boat " * 8)
-    expect(texts.page.locator(".warning .hint")).to_contain_text("left out", timeout=PATIENCE_MS)
+    expect(texts.page.locator(".warning .hint")).to_contain_text("left out")
 
 
 def test_no_prompt_is_refused_in_a_sentence(texts):
     texts.prompt.fill("")
     texts.generate.click()
     texts.expect_toast("Write a prompt")
-    expect(texts.generate).to_be_enabled(timeout=PATIENCE_MS)
+    expect(texts.generate).to_be_enabled()
 
 
 def test_an_address_of_a_text_opens_its_tab_and_samples(browser, texts_address):
     page = browser.new_page()
     page.goto(f"{texts_address}?{SETTINGS.to_query()}")
     readout = page.get_by_role("tabpanel").filter(has=page.locator(".prompt")).locator(".card")
-    expect(readout).to_have_text(re.compile("H1P1R1 · "), timeout=PATIENCE_MS)
+    expect(readout).to_have_text(re.compile("H1P1R1 · "))
     expect(page.get_by_role("tab", name="Text to image")).to_have_attribute("aria-selected", "true")
     page.close()
 
@@ -317,7 +313,7 @@ def test_an_address_of_a_models_name_alone_is_no_mistake(browser, texts_address)
     page = browser.new_page()
     page.goto(f"{texts_address}?model=tiny-texts")
     tab = page.get_by_role("tab", name="Text to image")
-    expect(tab).to_have_attribute("aria-selected", "true", timeout=PATIENCE_MS)
+    expect(tab).to_have_attribute("aria-selected", "true")
     expect(page.locator(".status p")).to_have_count(2)
     assert page.get_by_test_id("toast-body").count() == 0
     page.close()
@@ -345,7 +341,7 @@ def test_a_picture_of_a_text_dropped_on_classes_opens_its_tab(
     with visiting(Visit(browser, texts_address, SIZES[size])) as visit:
         visit.drop(picture_of_a_text)
         prompt = visit.page.get_by_label("Prompt", exact=True).locator("visible=true")
-        expect(prompt).to_have_value(SETTINGS.prompts[0], timeout=PATIENCE_MS)
+        expect(prompt).to_have_value(SETTINGS.prompts[0])
 
 
 def test_what_is_dropped_and_is_no_picture_is_refused_in_a_sentence(
@@ -364,7 +360,7 @@ def test_compare_offers_both_models(browser, texts_address):
     panel = page.get_by_role("tabpanel").filter(has=page.get_by_label("tiny-texts"))
     expect(panel.locator(".tile").first).to_be_visible()
     panel.get_by_label("tiny-texts").check()
-    expect(panel.locator(".tile").first).to_be_hidden(timeout=PATIENCE_MS)
+    expect(panel.locator(".tile").first).to_be_hidden()
     prompt = panel.get_by_label("Prompt", exact=True)
     prompt.fill("a cat, by day")
     panel.get_by_role("button", name="Compare").locator("visible=true").click()
