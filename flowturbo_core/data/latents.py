@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,13 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from flowturbo_core.models.autoencoder import autoencoder_hash, encode_images, latent_statistics
 
 _TELL_AFTER_S = 20.0
+
+
+def in_chunks(data: Dataset, count: int, size: int, workers: int) -> Iterator[tuple[range, Any]]:
+    """Yield the first `count` of `data` in turn, `size` indices and `data[indices]` at a time."""
+    chunks = [range(k, min(k + size, count)) for k in range(0, count, size)]
+    loader = DataLoader(data, sampler=chunks, batch_size=None, num_workers=workers)
+    yield from zip(chunks, loader, strict=True)
 
 
 def encoded_once(
@@ -37,11 +45,9 @@ def encoded_once(
     file = cache / f"latents-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        chunks = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
-        loader = DataLoader(pictures, sampler=chunks, batch_size=None, num_workers=workers)
         device, latents, labels = next(vae.parameters()).device, [], []
         told = time.monotonic()
-        for chunk, (images, of_images) in zip(chunks, loader, strict=True):
+        for chunk, (images, of_images) in in_chunks(pictures, count, batch_size, workers):
             encoded = encode_images(vae, images.to(device).float() / 127.5 - 1)
             latents.append(encoded.half().cpu().numpy())
             labels.append(of_images.numpy())

@@ -133,9 +133,7 @@ def train_text_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> 
         pipeline = TextToImagePipeline(unet, vae, CLIPTextModel(config), tokenizer)
     else:
         pipeline = _text_pipeline(options.init, vae)
-    data = _latents(vae, recipe.num_latents, options)
-    first_seed = options.seed * SCENES_PER_SEED
-    data = with_prompts(data, first_seed, pipeline.tokenizer, options.workers)
+    data = _prompted_latents(pipeline, recipe.num_latents, options)
     return _run(TextFlowObjective(pipeline, data), recipe.text_training, options)
 
 
@@ -152,9 +150,7 @@ def train_text_refiner(
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
     refiner = _start(UNet2DConditionModel, recipe.text_refiner, options)
     pipeline = _text_pipeline(predictor, vae, refiner)
-    data = _latents(vae, recipe.num_latents, options)
-    first_seed = options.seed * SCENES_PER_SEED
-    data = with_prompts(data, first_seed, pipeline.tokenizer, options.workers)
+    data = _prompted_latents(pipeline, recipe.num_latents, options)
     objective = TextRefinerObjective(pipeline, data, pairs)
     return _run(objective, recipe.text_refiner_training, options)
 
@@ -248,6 +244,14 @@ def _latents(vae: AutoencoderKL, recipe_count: int, options: RunOptions) -> Tens
         options.cache,
         options.workers,
     )
+
+
+def _prompted_latents(
+    pipeline: TextToImagePipeline, recipe_count: int, options: RunOptions
+) -> TensorDataset:
+    data = _latents(pipeline.vae, recipe_count, options)
+    first_seed = options.seed * SCENES_PER_SEED
+    return with_prompts(data, first_seed, pipeline.tokenizer, options.workers)
 
 
 def _settings(settings: Hyperparameters, options: RunOptions) -> Hyperparameters:

@@ -13,9 +13,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 from transformers import CLIPTokenizer
 
+from flowturbo_core.data.latents import in_chunks
 from flowturbo_core.data.postcard_captions import Prompt, prompt
 from flowturbo_core.data.postcards import Scene, sample_scene
 from flowturbo_core.images import contact_sheet
@@ -65,18 +66,19 @@ def _prompts(scene: Scene) -> list[Prompt]:
 
 
 class _PromptTokens(Dataset):
-    """The tokens (B, 8, length) of the prompts of scenes, taken by their numbers.
+    """The tokens (B, 8, length) of the prompts of the scenes from `first_seed` on.
 
     Four of them are of any kind. The other four say where the subject is, if any does: as often
     as people say it, a UNet learns it last, since all else is alike on the left and on the right.
     """
 
-    def __init__(self, tokenizer: CLIPTokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, first_seed: int, tokenizer: CLIPTokenizer):
+        self.first_seed, self.tokenizer = first_seed, tokenizer
 
-    def __getitem__(self, seeds: Sequence[int]) -> Tensor:
+    def __getitem__(self, indices: Sequence[int]) -> Tensor:
         texts = []
-        for made in map(_prompts, map(sample_scene, seeds)):
+        for index in indices:
+            made = _prompts(sample_scene(self.first_seed + index))
             placed = [its for its in made if "position" in its.named] or made
             half = PROMPTS_PER_SCENE // 2
             texts += [its.text for its in (*made[:half], *islice(cycle(placed), half))]
@@ -89,13 +91,9 @@ def with_prompts(
 ) -> TensorDataset:
     """Return scenes' latents (N, C, h, w), and the tokens (N, 8, length) of their prompts."""
     count, length = len(latents), tokenizer.model_max_length
-    chunks = [range(k, min(k + _TOKENIZED, count)) for k in range(0, count, _TOKENIZED)]
-    seeds = [range(first_seed + chunk.start, first_seed + chunk.stop) for chunk in chunks]
-    loader = DataLoader(
-        _PromptTokens(tokenizer), sampler=seeds, batch_size=None, num_workers=workers
-    )
     tokens = torch.empty(count, PROMPTS_PER_SCENE, length, dtype=torch.int32)
-    for chunk, made in zip(chunks, loader, strict=True):
+    scenes = _PromptTokens(first_seed, tokenizer)
+    for chunk, made in in_chunks(scenes, count, _TOKENIZED, workers):
         tokens[chunk.start : chunk.stop] = made
     return TensorDataset(latents.tensors[0], tokens)
 
