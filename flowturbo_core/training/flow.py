@@ -33,11 +33,15 @@ class FlowMatching(Objective):
         raise NotImplementedError  # pragma: no cover
 
     def times(self, count: int, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw times (B,) from a logit-normal, which spends more on the middle of the path.
+        """Draw times (B,): half from a logit-normal, half as the cubes of uniform numbers.
 
-        Esser et al., 2403.03206, section 3.1.
+        A logit-normal spends more on the middle of the path (Esser et al., 2403.03206, section
+        3.1). It is hardly ever near the noise, where a picture's places and times of day are
+        decided: a tenth of the way from it, they already show.
         """
-        return torch.sigmoid(randn_of((count,), like, generator))
+        middle = torch.sigmoid(randn_of((count,), like, generator))
+        early = torch.rand(count, generator=generator, device=like.device) ** 3
+        return torch.where(torch.arange(count, device=like.device) % 2 == 0, middle, early)
 
     def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of a batch: latents (B, C, h, w), and what goes with each."""

@@ -154,16 +154,6 @@ class TextFlowObjective(FlowMatching):
         """Return the UNet as a velocity model."""
         return UNetPredictor(self.model["unet"])
 
-    def times(self, count: int, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw times (B,): half as for classes, half as the cubes of uniform numbers.
-
-        A tenth of the way from the noise, a picture already shows what is where: a text decides
-        that, and the time of day, where a logit-normal hardly ever is.
-        """
-        times = super().times(count, like, generator)
-        early = torch.rand(count, generator=generator, device=like.device) ** 3
-        return torch.where(torch.arange(count, device=like.device) % 2 == 0, times, early)
-
     def condition(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
         """Return the embeddings (B, length, width) of tokens (B, 8, length): of one in eight."""
         return self.texts.choose(tokens, generator)

@@ -47,7 +47,9 @@ def copy_of(model):
 def straight_line_flow(state, latents, labels, generator):
     """Draw in the order of the objective: times, noise, dropped labels."""
     x1 = latents.float()
-    t = 1 / (1 + torch.exp(-torch.randn(len(x1), generator=generator)))
+    logistic = 1 / (1 + torch.exp(-torch.randn(len(x1), generator=generator)))
+    early = torch.rand(len(x1), generator=generator) ** 3
+    t = torch.stack([(early if k % 2 else logistic)[k] for k in range(len(x1))])
     x0 = torch.randn(x1.shape, generator=generator)
     dropped = torch.rand(len(x1), generator=generator) < 0.1
     labels = torch.where(dropped, NULL, labels)
@@ -192,16 +194,16 @@ def test_labels_are_dropped_one_time_in_ten():
     assert torch.equal(dropped[kept], labels[kept])
 
 
-def test_flow_times_spend_more_on_the_middle():
+def test_flow_times_are_half_logit_normal_and_half_next_to_the_noise():
     watched = Watched()
     objective = FlowObjective(watched, None, None, CLASSES)
-    zeros = [torch.zeros(20_000, 1, 1, 1), torch.zeros(20_000, dtype=torch.long)]
+    zeros = [torch.zeros(40_000, 1, 1, 1), torch.zeros(40_000, dtype=torch.long)]
     objective(zeros, torch.Generator().manual_seed(0))
     t = watched.asked[0][0]
-    assert t.min() > 0 and t.max() < 1
-    # Of a logit-normal, 0.6827 lies between the logistics of -1 and 1.
-    inside = ((t > 0.26894) & (t < 0.73106)).float().mean().item()
-    assert inside == pytest.approx(0.6827, abs=0.01)
+    logit_normal = torch.distributions.Normal(0.0, 1.0).cdf
+    for bound in (0.02, 0.1, 0.5, 0.9):
+        expected = 0.5 * bound ** (1 / 3) + 0.5 * float(logit_normal(torch.tensor(bound).logit()))
+        assert float((t < bound).float().mean()) == pytest.approx(expected, abs=0.008)
 
 
 def test_the_autoencoders_gradient_survives_bfloat16_autocast():

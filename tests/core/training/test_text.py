@@ -104,17 +104,6 @@ def test_the_flow_loss_equals_a_straight_line_version(pipeline, tokenizer):
     torch.testing.assert_close(found, total / len(x1), rtol=1e-5, atol=0)
 
 
-def test_times_are_half_logit_normal_and_half_next_to_the_noise(pipeline):
-    times = TextFlowObjective(pipeline, None).times(
-        40_000, torch.empty(0), torch.Generator().manual_seed(0)
-    )
-    logit_normal = torch.distributions.Normal(0.0, 1.0).cdf
-    for bound in (0.02, 0.1, 0.5, 0.9):
-        point = torch.tensor(bound)
-        expected = 0.5 * bound ** (1 / 3) + 0.5 * float(logit_normal(torch.logit(point)))
-        assert float((times < bound).float().mean()) == pytest.approx(expected, abs=0.008)
-
-
 def test_unet_and_text_encoder_are_trained_together(pipeline, tokenizer):
     objective = TextFlowObjective(pipeline, None)
     objective(batch(tokenizer), torch.Generator().manual_seed(3))["loss"].backward()
