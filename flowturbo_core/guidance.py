@@ -6,48 +6,72 @@ guided (s = 1), which needs no null half.
 """
 
 import dataclasses
+from typing import Any, Protocol
 
 import torch
+from accelerate.utils import concatenate
 from torch import Tensor, nn
 
-from flowturbo_core.sampler import Job
+from flowturbo_core.sampler import Job, Velocities
 from flowturbo_core.steps import State
+
+
+class Guidance(Protocol):
+    """A way to guide: what the model is evaluated on, and what its output becomes."""
+
+    def pair(self, condition: Any, null_condition: Any) -> Any:
+        """Return the condition that the model needs, from the conditional and the null one."""
+
+    def repeat_x(self, x: Tensor) -> Tensor:
+        """Return the latents the model is evaluated on."""
+
+    def repeat_v(self, v: Tensor) -> Tensor:
+        """Return the carried velocity a refiner is evaluated on."""
+
+    def combine(self, output: Tensor, guidance_scale: Tensor) -> Tensor:
+        """Turn the model's output into what the solver sees."""
+
+    def pack(self, job: Job) -> Job:
+        """Turn a job on B images into one that the loop runs."""
+
+    def unpack(self, state: State) -> State:
+        """Turn a state that leaves the loop into one of B images."""
 
 
 class Unguided:
     """The conditional velocity alone: guidance scale 1, at half the cost."""
 
-    def pair(self, condition: Tensor, null_condition: Tensor) -> Tensor:
-        """Return the condition that the model needs, from the conditional and the null one."""
+    def pair(self, condition: Any, null_condition: Any) -> Any:
+        """Return the conditional half."""
         return condition
 
     def repeat_x(self, x: Tensor) -> Tensor:
-        """Return the latents the model is evaluated on."""
+        """Return x."""
         return x
 
     def repeat_v(self, v: Tensor) -> Tensor:
-        """Return the carried velocity a refiner is evaluated on."""
+        """Return v."""
         return v
 
     def combine(self, output: Tensor, guidance_scale: Tensor) -> Tensor:
-        """Turn the model's output into what the solver sees."""
+        """Return the output."""
         return output
 
     def pack(self, job: Job) -> Job:
-        """Turn a job on B images into one that the loop runs."""
+        """Return the job."""
         return job
 
     def unpack(self, state: State) -> State:
-        """Turn a state that leaves the loop into one of B images."""
+        """Return the state."""
         return state
 
 
-class FullGuidance(Unguided):
+class FullGuidance:
     """All channels guided: the batch is doubled only inside a call of the model."""
 
-    def pair(self, condition: Tensor, null_condition: Tensor) -> Tensor:
-        """Return [conditional; null]."""
-        return torch.cat([condition, null_condition])
+    def pair(self, condition: Any, null_condition: Any) -> Any:
+        """Return [conditional; null], of nested conditions tensor by tensor."""
+        return concatenate([condition, null_condition])
 
     def repeat_x(self, x: Tensor) -> Tensor:
         """Return x twice, for the conditional and the null half."""
@@ -62,8 +86,16 @@ class FullGuidance(Unguided):
         conditional, null = output.chunk(2)
         return null + guidance_scale * (conditional - null)
 
+    def pack(self, job: Job) -> Job:
+        """Return the job."""
+        return job
 
-class PartialGuidance(FullGuidance):
+    def unpack(self, state: State) -> State:
+        """Return the state."""
+        return state
+
+
+class PartialGuidance:
     """The first `channels` channels guided, the others left as each half predicts them.
 
     The released SiT guides three of four. The halves of the velocity then differ, so the whole
@@ -73,6 +105,10 @@ class PartialGuidance(FullGuidance):
 
     def __init__(self, channels: int):
         self.channels = channels
+
+    def pair(self, condition: Any, null_condition: Any) -> Any:
+        """Return [conditional; null], of nested conditions tensor by tensor."""
+        return concatenate([condition, null_condition])
 
     def repeat_x(self, x: Tensor) -> Tensor:
         """Set the null half of x to the conditional one."""
@@ -90,11 +126,16 @@ class PartialGuidance(FullGuidance):
         return torch.cat([torch.cat([guided, guided]), output[:, self.channels :]], dim=1)
 
     def pack(self, job: Job) -> Job:
-        """Double the latents; the task's projection still sees B images."""
+        """Double the latents; the task's projection still sees B images, once with each half's v.
+
+        Both halves of x are projected from the conditional one.
+        """
 
         def project(state: State, t: float) -> State:
-            x = job.project(self.unpack(state), t).x
-            return State(torch.cat([x, x]), state.v)
+            conditional = self.unpack(state)
+            null = State(conditional.x, state.v[len(conditional.x) :])
+            halves = [job.project(half, t) for half in (conditional, null)]
+            return State(*(torch.cat(parts) for parts in zip(*halves, strict=True)))
 
         doubled = torch.cat([job.x_init, job.x_init])
         return dataclasses.replace(job, x_init=doubled, project=project)
@@ -106,10 +147,10 @@ class PartialGuidance(FullGuidance):
 
 
 def choose_guidance(
-    guidance_scale: float, guided_channels: int | None, in_channels: int
-) -> Unguided:
-    """Return the cheapest form of guidance that computes what is asked."""
-    if guidance_scale == 1:
+    guidance_scale: float | Tensor, guided_channels: int | None, in_channels: int
+) -> Guidance:
+    """Return the cheapest form of guidance that computes what is asked, of each image."""
+    if torch.as_tensor(guidance_scale).eq(1).all():
         return Unguided()
     if guided_channels is None or guided_channels == in_channels:
         return FullGuidance()
@@ -123,11 +164,11 @@ class GuidedPredictor(nn.Module):
     more accuracy than the model's own arithmetic.
     """
 
-    def __init__(self, model: nn.Module, guidance: Unguided):
+    def __init__(self, model: nn.Module, guidance: Guidance):
         super().__init__()
         self.model, self.guidance = model, guidance
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor, guidance_scale: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Any, guidance_scale: Tensor) -> Tensor:
         """Return the guided velocity, shaped as x (B, C, H, W), float32."""
         inputs = self.guidance.repeat_x(x).to(self.model.dtype)
         return self.guidance.combine(self.model(inputs, t, condition).float(), guidance_scale)
@@ -136,15 +177,28 @@ class GuidedPredictor(nn.Module):
 class GuidedRefiner(nn.Module):
     """A refiner `refiner(x, t, v, condition, guidance_scale) -> offset`, guided the same way."""
 
-    def __init__(self, model: nn.Module, guidance: Unguided):
+    def __init__(self, model: nn.Module, guidance: Guidance):
         super().__init__()
         self.model, self.guidance = model, guidance
 
     def forward(
-        self, x: Tensor, t: Tensor, v: Tensor, condition: Tensor, guidance_scale: Tensor
+        self, x: Tensor, t: Tensor, v: Tensor, condition: Any, guidance_scale: Tensor
     ) -> Tensor:
         """Return the guided offset to v, shaped as x (B, C, H, W), float32."""
         inputs = self.guidance.repeat_x(x).to(self.model.dtype)
         velocity = self.guidance.repeat_v(v).to(self.model.dtype)
         offset = self.model(inputs, t, velocity, condition).float()
         return self.guidance.combine(offset, guidance_scale)
+
+
+def guided_velocities(
+    predictor: nn.Module, refiner: nn.Module | None, guidance: Guidance
+) -> Velocities:
+    """Return the velocities of a model, and of its refiner if it has one, under `guidance`."""
+    return Velocities(
+        GuidedPredictor(predictor, guidance),
+        None if refiner is None else GuidedRefiner(refiner, guidance),
+        "consistent" if refiner is None else refiner.variant,
+        guidance.pack,
+        guidance.unpack,
+    )

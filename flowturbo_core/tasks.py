@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowturbo_core.sampler import Job
+from flowturbo_core.sampler import Job, Velocities
 
 
 def initial_noise(shape: tuple[int, int, int], seeds: Sequence[int]) -> Tensor:
@@ -21,7 +21,6 @@ def initial_noise(shape: tuple[int, int, int], seeds: Sequence[int]) -> Tensor:
     return torch.stack(draws)
 
 
-def generate(noise: Tensor, condition: Any, guidance_scale: float) -> Job:
+def generate(noise: Tensor, velocities: Velocities, condition: Any, guidance_scale: Tensor) -> Job:
     """Return the job of generating images from noise (B, C, H, W)."""
-    scale = torch.tensor(guidance_scale, dtype=torch.float32, device=noise.device)
-    return Job(noise, condition, scale)
+    return Job(noise, velocities, condition, guidance_scale)

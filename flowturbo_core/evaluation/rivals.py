@@ -16,11 +16,11 @@ from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultiste
 from diffusers.hooks import FirstBlockCacheConfig
 from torch import Tensor
 
-from flowturbo_core.guidance import GuidedPredictor
 from flowturbo_core.pipelines.base import FlowPipeline, Output
 from flowturbo_core.plan import MAX_STEPS, SamplePlan, parse_distinct
 from flowturbo_core.requests import brief, real_number, whole_number
 from flowturbo_core.sampler import Job
+from flowturbo_core.steps import State
 from flowturbo_core.timing import Timing, timed
 
 Velocity = Callable[[Tensor, float], Tensor]  # v(x, t), x (B, C, h, w)
@@ -131,18 +131,17 @@ class Rival:
     @torch.no_grad()
     def solve(self, pipeline: FlowPipeline, job: Job) -> Tensor:
         """Return the latents (B, C, h, w) that `job` ends on, which starts from noise."""
-        guidance = pipeline.guidance(float(job.guidance_scale))
-        packed = guidance.pack(job)
-        guided = GuidedPredictor(pipeline.predictor, guidance)
+        velocities = job.velocities
+        packed = velocities.pack(job)
 
         def velocity(x: Tensor, t: float) -> Tensor:
             time = torch.tensor(t, dtype=torch.float32, device=x.device)
-            return guided(x, time, packed.condition, packed.guidance_scale)
+            return velocities.predictor(x, time, packed.condition, packed.guidance_scale)
 
         caching = nullcontext() if self.threshold is None else _first_block_cache(pipeline, self)
         with caching:
             x = _SOLVERS[self.solver](velocity, packed.x_init, self.num_steps)
-        return x[: len(job.x_init)]
+        return velocities.unpack(State(x)).x
 
 
 @contextmanager

@@ -12,15 +12,14 @@ left two of postcards-sit's 64 noises 0.2 and 0.1 from where 200 led. Such noise
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from flowturbo_core.evaluation.rivals import Contender, finish
-from flowturbo_core.guidance import GuidedPredictor
 from flowturbo_core.pipelines.base import FlowPipeline
-from flowturbo_core.sampler import Job, build_steps
-from flowturbo_core.steps import State
+from flowturbo_core.sampler import Job, build_steps, sample
 
 NUM_NOISES = 64
 REFERENCE_STEPS = 100
@@ -76,9 +75,7 @@ def solve(
     """Return the latents (64, C, h, w) of Heun's method with so many steps, or so many of each."""
     counts = [num_steps] * NUM_NOISES if isinstance(num_steps, int) else list(num_steps)
     fewest = min(counts)
-    latents = torch.cat(
-        [_heun(pipeline, job, fewest) for job in jobs(pipeline, guidance_scale, seed)]
-    )
+    latents = torch.cat([_heun(job, fewest) for job in jobs(pipeline, guidance_scale, seed)])
     for k, count in enumerate(counts):
         if count > fewest:
             latents[k : k + 1] = _solve_one(pipeline, guidance_scale, seed, k, count)
@@ -90,20 +87,17 @@ def _solve_one(
 ) -> Tensor:
     """Return the latents (1, C, h, w) that noise k ends on."""
     request = pipeline.example_request(1, guidance_scale, seed + k, k)
-    return _heun(pipeline, pipeline.job(request), num_steps)
+    return _heun(pipeline.job(request), num_steps)
 
 
 @torch.no_grad()
-def _heun(pipeline: FlowPipeline, job: Job, num_steps: int) -> Tensor:
+def _heun(job: Job, num_steps: int) -> Tensor:
     """Take Heun steps on t_k = 1 - cos(k pi / 2N), a grid that no plan has."""
-    guidance = pipeline.guidance(float(job.guidance_scale))
-    step = build_steps(GuidedPredictor(pipeline.predictor, guidance))["H"]
-    packed = guidance.pack(job)
     grid = [1 - math.cos(k * math.pi / 2 / num_steps) for k in range(num_steps + 1)]
-    state = State(packed.x_init)
-    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
-        state = step(state, t, t_next - t, packed.condition, packed.guidance_scale)
-    return guidance.unpack(state).x
+    schedule = [("H", t, t_next - t) for t, t_next in pairwise(grid)]
+    velocities = job.velocities
+    *_, last = sample(build_steps(velocities), schedule, velocities.pack(job))
+    return velocities.unpack(last).x
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.evaluation.solver_error import NUM_NOISES, jobs
-from flowturbo_core.guidance import GuidedPredictor
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.sampler import Job, build_steps, sample
+from flowturbo_core.steps import State
 
 _QUARTILES = ("lower_quartile", "median", "upper_quartile")
 
@@ -75,22 +75,21 @@ def follow(
 ) -> Trajectory:
     """Return the paths of fixed noises by Heun's method, with the velocity at every state."""
     plan = SamplePlan("H" * num_steps)
-    paths = [_path(pipeline, job, plan) for job in jobs(pipeline, guidance_scale, seed, num_noises)]
+    paths = [_path(job, plan) for job in jobs(pipeline, guidance_scale, seed, num_noises)]
     x, v = (torch.cat(parts, dim=1) for parts in zip(*paths, strict=True))
     return Trajectory(plan.time_grid(), x, v)
 
 
-def _path(pipeline: FlowPipeline, job: Job, plan: SamplePlan) -> tuple[Tensor, Tensor]:
-    guidance = pipeline.guidance(float(job.guidance_scale))
-    velocity = GuidedPredictor(pipeline.predictor, guidance)
-    packed = guidance.pack(job)
-    states = [packed.x_init, *(state.x for state in sample(build_steps(velocity), plan, packed))]
-    moving = [
-        velocity(x, torch.tensor(t, device=x.device), packed.condition, packed.guidance_scale)
-        for x, t in zip(states, plan.time_grid(), strict=True)
-    ]
-    # Of a doubled batch the first half is what a person sees.
-    return tuple(torch.stack(parts)[:, : len(job.x_init)].cpu() for parts in (states, moving))
+def _path(job: Job, plan: SamplePlan) -> tuple[Tensor, Tensor]:
+    velocities = job.velocities
+    packed = velocities.pack(job)
+    blocks = sample(build_steps(velocities), plan.schedule(), packed)
+    states = []
+    for x, t in zip([packed.x_init, *(state.x for state in blocks)], plan.time_grid(), strict=True):
+        time = torch.tensor(t, device=x.device)
+        v = velocities.predictor(x, time, packed.condition, packed.guidance_scale)
+        states.append(velocities.unpack(State(x, v)))
+    return tuple(torch.stack(parts).cpu() for parts in zip(*states, strict=True))
 
 
 def describe(trajectory: Trajectory) -> dict[str, Any]:

@@ -4,20 +4,24 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import diffusers
 import numpy as np
 import torch
+from accelerate.utils import get_data_structure
 from diffusers import AutoencoderKL, ModelMixin
 from PIL import Image
 from torch import Tensor
 
+from flowturbo_core import path
 from flowturbo_core.compile import can_compile
 from flowturbo_core.devices import DTYPES, resolve_device, resolve_dtype
-from flowturbo_core.guidance import GuidedPredictor, GuidedRefiner, Unguided, choose_guidance
+from flowturbo_core.guidance import choose_guidance, guided_velocities
 from flowturbo_core.images import to_pil
+from flowturbo_core.kernels import Kernels
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
     autoencoder_hash,
@@ -36,9 +40,9 @@ from flowturbo_core.models.catalog import (
 from flowturbo_core.models.storage import load_model, named_class, save_model
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
-from flowturbo_core.sampler import Job, Step, build_steps, sample
+from flowturbo_core.sampler import Job, Step, Velocities, sample
 from flowturbo_core.steps import State
-from flowturbo_core.tasks import initial_noise
+from flowturbo_core.tasks import generate, initial_noise
 from flowturbo_core.timing import Timing, timed
 
 AUTOENCODERS = (AutoencoderKL, PixelUnshuffleAutoencoderKL)
@@ -67,7 +71,7 @@ class Progress:
 
     def prediction(self) -> Tensor:
         """Return the image this state points at, x_1 = x + (1 - t) v, as latents (B, C, h, w)."""
-        return self.state.x + (1 - self.t) * self.state.v
+        return path.end(self.state.x, self.state.v, self.t)
 
 
 @dataclass(frozen=True)
@@ -123,9 +127,8 @@ class FlowPipeline:
             "default_guidance_scale", default_guidance_scale, 0, MAX_GUIDANCE_SCALE
         )
         self._doubts: tuple[str, ...] = ()
-        self._warmed_up: set[Any] = set()
-        self._steps: dict[Any, dict[str, Step]] = {}
-        self._is_compiled = False
+        self._velocities: dict[type, Velocities] = {}  # by the form of guidance
+        self._kernels, self._is_compiled = Kernels(), False
         _check_autoencoder(predictor, vae)
 
     def parts(self) -> dict[str, Any]:
@@ -159,12 +162,11 @@ class FlowPipeline:
                 # nn.Module's own: diffusers' warns of modules to keep in float32, of which
                 # these models have none.
                 torch.nn.Module.to(part, device=device, dtype=dtype)
-        self._warmed_up.clear()
-        self._steps.clear()
+        self._kernels.reset()
         return self
 
     def compiled(self) -> Self:
-        """Return a pipeline on the same weights that compiles each kind of block, whole.
+        """Return a pipeline on the same weights and kernels that compiles each block, whole.
 
         The first run of each kind and batch size takes as long as compiling does. Raises
         ValueError where torch.compile does not work.
@@ -175,7 +177,7 @@ class FlowPipeline:
                 "Python's headers on a CPU, Triton on a GPU"
             )
         twin = copy.copy(self)
-        twin._warmed_up, twin._steps, twin._is_compiled = set(), {}, True
+        twin._is_compiled = True
         return twin
 
     def request(self, *asked: Any, **options: Any) -> Any:
@@ -202,10 +204,23 @@ class FlowPipeline:
         config = self.predictor.config
         return config.in_channels, config.sample_size, config.sample_size
 
-    def guidance(self, guidance_scale: float) -> Unguided:
-        """Return the form of guidance that this model uses at `guidance_scale`."""
+    def generate(
+        self, noise: Tensor, condition: Any, null_condition: Any, guidance_scale: float
+    ) -> Job:
+        """Return the job of generating images from noise (B, C, h, w), guided as this model is.
+
+        The conditions have B entries each. The guidance is chosen here, by the number that the
+        loop computes with, a float32.
+        """
+        scale = torch.tensor(guidance_scale, dtype=torch.float32, device=noise.device)
         config = self.predictor.config
-        return choose_guidance(guidance_scale, config.get("guided_channels"), config.in_channels)
+        guidance = choose_guidance(scale, config.get("guided_channels"), config.in_channels)
+        kind = type(guidance)  # of a model's partial guidance there is one number of channels
+        if kind not in self._velocities:
+            self._velocities[kind] = guided_velocities(self.predictor, self.refiner, guidance)
+        return generate(
+            noise, self._velocities[kind], guidance.pair(condition, null_condition), scale
+        )
 
     def noise(
         self,
@@ -255,51 +270,27 @@ class FlowPipeline:
         first-time cost enters the times. Raises ValueError if the plan needs a refiner that
         this model does not have.
         """
-        plan.require_refiner(self.refiner is not None)
-        guidance = self.guidance(float(job.guidance_scale))
-        steps = self._steps_with(guidance)
-        packed = guidance.pack(job)
+        plan.require_refiner(job.velocities.refiner is not None)
+        steps = self._kernels.steps(job.velocities, self._is_compiled)
+        packed = job.velocities.pack(job)
         self._warm_up(steps, packed, plan, job.x_init)
-        states, done = sample(steps, plan, packed), 0
-        times = plan.time_grid(job.t_start)
-        while True:
-            state, block_ms = timed(lambda: next(states, None), self.device)
-            if state is None:
-                return
-            x, v = guidance.unpack(state)
-            done += 1
-            yield Progress(
-                done,
-                len(plan),
-                plan.kinds[done - 1],
-                times[done],
-                State(x.clone(), v.clone()),
-                block_ms,
-            )
+        states = sample(steps, plan.schedule(job.t_start), packed)
+        times = plan.time_grid(job.t_start)[1:]
+        for done, (kind, t) in enumerate(zip(plan.kinds, times, strict=True), start=1):
+            state, block_ms = timed(partial(next, states), self.device)
+            x, v = job.velocities.unpack(state)
+            yield Progress(done, len(plan), kind, t, State(x.clone(), v.clone()), block_ms)
 
-    def _steps_with(self, guidance: Unguided) -> dict[str, Step]:
-        """Return the blocks under this kind of guidance, the same ones each time."""
-        kind = type(guidance)  # of a model's partial guidance there is one number of channels
-        if kind not in self._steps:
-            self._steps[kind] = build_steps(
-                GuidedPredictor(self.predictor, guidance),
-                None if self.refiner is None else GuidedRefiner(self.refiner, guidance),
-                "consistent" if self.refiner is None else self.refiner.variant,
-                self._is_compiled,
-            )
-        return self._steps[kind]
-
-    def _warm_up(self, steps: dict[str, Step], job: Job, plan: SamplePlan, latents: Tensor) -> None:
+    def _warm_up(
+        self, steps: Mapping[str, Step], job: Job, plan: SamplePlan, latents: Tensor
+    ) -> None:
+        state = State(job.x_init, torch.zeros_like(job.x_init))
+        shapes = (tuple(job.x_init.shape), repr(get_data_structure(job.condition)))
         for kind in sorted(set(plan.kinds)):
-            key = (kind, tuple(job.x_init.shape), tuple(job.condition.shape))
-            if key not in self._warmed_up:
-                state = State(job.x_init, torch.zeros_like(job.x_init))
-                steps[kind](state, 0.0, 0.0, job.condition, job.guidance_scale)
-                self._warmed_up.add(key)
-        key = ("decode", tuple(latents.shape))
-        if key not in self._warmed_up:
-            decode_latents(self.vae, latents)
-            self._warmed_up.add(key)
+            run = partial(steps[kind], state, 0.0, 0.0, job.condition, job.guidance_scale)
+            self._kernels.warm_up((steps[kind], *shapes), run)
+        decode = partial(decode_latents, self.vae, latents)
+        self._kernels.warm_up(("decode", tuple(latents.shape)), decode)
 
     def finish(self, job: Job, plan: SamplePlan, output_type: str = "pil") -> Output:
         """Run `job` by `plan` to the end and decode it."""

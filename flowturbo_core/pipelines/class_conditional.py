@@ -13,7 +13,6 @@ from flowturbo_core.pipelines.base import AUTOENCODERS, FlowPipeline, Output, Pr
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import ClassConditionalRequest, check_class_names
 from flowturbo_core.sampler import Job
-from flowturbo_core.tasks import generate
 
 
 class ClassConditionalPipeline(FlowPipeline):
@@ -105,10 +104,7 @@ class ClassConditionalPipeline(FlowPipeline):
         noise = self.noise(self.latent_shape, seeds, generator, latents)
         class_labels = torch.tensor(labels, device=self.device)
         null_labels = torch.full_like(class_labels, self.predictor.null_label)
-        # As a float32, which is what the loop is given and chooses its guidance by.
-        guidance_scale = float(torch.tensor(request.guidance_scale, dtype=torch.float32))
-        condition = self.guidance(guidance_scale).pair(class_labels, null_labels)
-        return generate(noise, condition, guidance_scale)
+        return self.generate(noise, class_labels, null_labels, request.guidance_scale)
 
     def stream(
         self,

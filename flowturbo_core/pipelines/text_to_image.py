@@ -38,7 +38,6 @@ from flowturbo_core.pipelines.base import AUTOENCODERS, FlowPipeline, Output, Pr
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_SIDE, TextToImageRequest, brief, whole_number
 from flowturbo_core.sampler import Job
-from flowturbo_core.tasks import generate
 
 # What a UNet's config may say of its condition, if embeddings of texts are all that it takes.
 _OF_TEXTS_ALONE = {
@@ -166,8 +165,7 @@ class TextToImagePipeline(FlowPipeline):
         not fit, and where the package peft is missing: `pip install -r requirements-lora.txt`.
         """
         add_lora(self.unet, self.text_encoder, folder_or_file, scale)
-        self._warmed_up.clear()
-        self._steps.clear()
+        self._kernels.reset()
 
     def request(
         self,
@@ -232,11 +230,8 @@ class TextToImagePipeline(FlowPipeline):
         shape = (self.latent_shape[0], request.height // factor, request.width // factor)
         seeds = range(request.seed, request.seed + len(texts))
         noise = self.noise(shape, seeds, generator, latents)
-        # As a float32, which is what the loop is given and chooses its guidance by.
-        guidance_scale = float(torch.tensor(request.guidance_scale, dtype=torch.float32))
         embedded = self.embed([*texts, *[request.negative_prompt] * len(texts)])
-        condition = self.guidance(guidance_scale).pair(*embedded.chunk(2))
-        return generate(noise, condition, guidance_scale)
+        return self.generate(noise, *embedded.chunk(2), request.guidance_scale)
 
     def stream(
         self,

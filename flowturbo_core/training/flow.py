@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from flowturbo_core import path
 from flowturbo_core.images import contact_sheet
 from flowturbo_core.models.sit import SiTPredictor
 from flowturbo_core.models.storage import save_trained
@@ -49,8 +50,8 @@ class FlowMatching(Objective):
         t = self.times(len(x1), x1, generator)
         x0 = randn_of(x1.shape, x1, generator)
         condition = self.condition(batch[1], generator)
-        velocity = self.predictor()(torch.lerp(x0, x1, expand(t)), t, condition)
-        return {"loss": (velocity.float() - (x1 - x0)).square().mean()}
+        found = self.predictor()(path.point(x0, x1, expand(t)), t, condition)
+        return {"loss": (found.float() - path.velocity(x0, x1)).square().mean()}
 
 
 class FlowObjective(FlowMatching):

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from flowturbo_core import path
 from flowturbo_core.guidance import GuidedPredictor, GuidedRefiner, choose_guidance
 from flowturbo_core.images import contact_sheet
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
@@ -80,7 +81,7 @@ class RefinerMatching(Objective):
             # 1 - u lies in (0, 1]: no step of length zero.
             dt = self.pairs.max_dt * (1 - uniform(x1, generator))
             t = uniform(x1, generator) * (1 - dt)
-            x_t = torch.lerp(randn_of(x1.shape, x1, generator), x1, expand(t))
+            x_t = path.point(randn_of(x1.shape, x1, generator), x1, expand(t))
             v = predictor(x_t, guidance.pair(t, t), condition, scale)
             x_next, t_next = x_t + expand(dt) * v, guidance.pair(t + dt, t + dt)
             target = predictor(x_next, t_next, condition, scale) - v

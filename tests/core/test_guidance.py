@@ -11,6 +11,7 @@ from flowturbo_core.guidance import (
     PartialGuidance,
     Unguided,
     choose_guidance,
+    guided_velocities,
 )
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.sampler import Job, build_steps, sample
@@ -30,7 +31,7 @@ class Toy(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.mix = torch.randn(4, inputs, generator=generator)
         self.shift = torch.randn(NULL + 1, 4, generator=generator)
-        self.batches = []
+        self.batches, self.variant = [], "released"
 
     def forward(self, x, t, *rest):
         *velocity, labels = rest
@@ -48,14 +49,18 @@ def condition_for(guidance):
     return guidance.pair(LABELS, torch.full_like(LABELS, NULL))
 
 
-def run(guidance, plan, noise, scale, variant="released"):
-    """Return the states of the loop, as they leave it, on the toy models."""
-    predictor, refiner = Toy(0, 4), Toy(1, 8)
-    steps = build_steps(
-        GuidedPredictor(predictor, guidance), GuidedRefiner(refiner, guidance), variant
-    )
-    job = guidance.pack(Job(noise, condition_for(guidance), torch.tensor(scale)))
-    return [guidance.unpack(state) for state in sample(steps, SamplePlan.parse(plan), job)]
+def job_of(guidance, noise, scale=1.5, predictor=None, refiner=None, **task):
+    """Return a job on the toy models; their refiner is of variant `released`."""
+    models = (predictor or Toy(0, 4), refiner or Toy(1, 8))
+    velocities = guided_velocities(*models, guidance)
+    return Job(noise, velocities, condition_for(guidance), torch.as_tensor(scale), **task)
+
+
+def run(job, plan):
+    """Return the states of the loop, as they leave it."""
+    steps = build_steps(job.velocities)
+    states = sample(steps, SamplePlan.parse(plan).schedule(), job.velocities.pack(job))
+    return [job.velocities.unpack(state) for state in states]
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.5, 4.0])
@@ -90,7 +95,7 @@ def test_without_guidance_the_model_sees_half_the_batch_and_only_the_class(noise
 @pytest.mark.parametrize("guidance", [FullGuidance(), PartialGuidance(3)])
 def test_with_guidance_the_model_sees_both_halves_in_one_call(noise, guidance):
     model = Toy(0, 4)
-    job = guidance.pack(Job(noise, condition_for(guidance), torch.tensor(1.5)))
+    job = guidance.pack(job_of(guidance, noise))
     GuidedPredictor(model, guidance)(
         job.x_init, torch.tensor(0.3), job.condition, job.guidance_scale
     )
@@ -120,7 +125,7 @@ def test_partial_guidance_leaves_the_other_channels_as_each_half_predicts_them(n
 def test_partial_guidance_samples_as_the_released_program(noise, plan, counts, scale):
     predictor, refiner = Toy(0, 4), Toy(1, 8)
     expected = released_sample(predictor, refiner, *counts, noise, LABELS, NULL, scale)
-    states = run(PartialGuidance(3), plan, noise, scale)
+    states = run(job_of(PartialGuidance(3), noise, scale), plan)
     assert states[-1].x.shape == noise.shape
     torch.testing.assert_close(states[-1].x, expected, rtol=0, atol=2e-5)
 
@@ -132,14 +137,14 @@ def test_the_refiner_sees_each_half_of_the_velocity_its_own(noise):
         def repeat_v(self, v):
             return torch.cat([v[:3], v[:3]])
 
-    right = run(PartialGuidance(3), "H1P2R3", noise, 4.0)[-1].x
-    wrong = run(Shared(3), "H1P2R3", noise, 4.0)[-1].x
+    right = run(job_of(PartialGuidance(3), noise, 4.0), "H1P2R3")[-1].x
+    wrong = run(job_of(Shared(3), noise, 4.0), "H1P2R3")[-1].x
     assert (right - wrong).abs().max() > 1e-3
 
 
 def test_partial_guidance_of_all_channels_is_full_guidance(noise):
-    full = run(FullGuidance(), "H1P2", noise, 2.0)[-1]
-    partial = run(PartialGuidance(4), "H1P2", noise, 2.0)[-1]
+    full = run(job_of(FullGuidance(), noise, 2.0), "H1P2")[-1]
+    partial = run(job_of(PartialGuidance(4), noise, 2.0), "H1P2")[-1]
     torch.testing.assert_close(partial.x, full.x, rtol=0, atol=1e-5)
     torch.testing.assert_close(partial.v, full.v, rtol=0, atol=1e-5)
 
@@ -152,11 +157,71 @@ def test_a_task_projects_as_many_images_as_were_asked_for(noise, guidance):
         shapes.append((state.x.shape, state.v.shape))
         return State(state.x.clamp(-0.5, 0.5), state.v)
 
-    steps = build_steps(GuidedPredictor(Toy(0, 4), guidance))
-    job = Job(noise, condition_for(guidance), torch.tensor(1.5), project=project)
-    states = list(sample(steps, SamplePlan.parse("H1P1"), guidance.pack(job)))
-    assert shapes == [(noise.shape, noise.shape)] * 2
-    assert all(guidance.unpack(state).x.abs().max() <= 0.5 for state in states)
+    states = run(job_of(guidance, noise, project=project), "H1P1")
+    assert set(shapes) == {(noise.shape, noise.shape)}
+    assert all(state.x.abs().max() <= 0.5 for state in states)
+
+
+@pytest.mark.parametrize("guidance", [Unguided(), FullGuidance(), PartialGuidance(3)])
+def test_the_next_block_starts_from_the_velocity_that_was_projected(noise, guidance):
+    """As inpainting needs it: in both halves of a doubled batch, too."""
+    known, seen = noise.flip(0), []
+
+    class Watch(Toy):
+        def forward(self, x, t, v, *rest):
+            seen.append(v.clone())
+            return super().forward(x, t, v, *rest)
+
+    def project(state, t):
+        return State(state.x, known)
+
+    job = job_of(guidance, noise, predictor=Toy(0, 4), refiner=Watch(1, 8), project=project)
+    first, second, _ = run(job, "H1P1R1")
+    assert torch.equal(second.v, known)
+    third = torch.tensor(1 / 3)
+    twice = guidance.pack(job_of(guidance, first.x + third * known)).x_init
+    d1 = job.velocities.predictor(twice, 2 * third, job.condition, job.guidance_scale)
+    expected = first.x + third / 2 * (known + d1[: len(noise)])
+    torch.testing.assert_close(second.x, expected, rtol=0, atol=1e-5)
+    for v in seen:
+        assert all(torch.equal(half, known) for half in v.split(len(noise)))
+
+
+def test_each_half_of_the_velocity_is_projected_by_itself(noise):
+    hole = torch.zeros_like(noise, dtype=torch.bool)
+    hole[..., 0] = True
+    known = torch.full_like(noise, 7.0)
+
+    def project(state, t):
+        return State(torch.where(hole, state.x, known), torch.where(hole, state.v, known))
+
+    free = job_of(PartialGuidance(3), noise, 4.0)
+    held = job_of(PartialGuidance(3), noise, 4.0, project=project)
+    steps, plan = build_steps(free.velocities), SamplePlan.parse("H1")
+    (before,), (after,) = (
+        list(sample(steps, plan.schedule(), job.velocities.pack(job))) for job in (free, held)
+    )
+    for v, projected in zip(before.v.chunk(2), after.v.chunk(2), strict=True):
+        assert torch.equal(projected, torch.where(hole, v, known))
+    assert not torch.equal(*before.v.chunk(2))  # the halves differ, and each kept its own
+
+
+@pytest.mark.parametrize("guidance", [FullGuidance(), PartialGuidance(3)])
+def test_every_image_may_have_a_scale_of_its_own(noise, guidance):
+    scales = [0.5, 1.5, 4.0]
+    together = run(job_of(guidance, noise, torch.tensor(scales).view(-1, 1, 1, 1)), "H1P2")[-1]
+    for k, scale in enumerate(scales):
+        alone = run(job_of(guidance, noise, scale), "H1P2")[-1]
+        torch.testing.assert_close(together.x[k], alone.x[k], rtol=0, atol=1e-5)
+
+
+def test_nested_conditions_are_paired_tensor_by_tensor():
+    given = {"texts": torch.zeros(2, 3), "pooled": [torch.ones(2, 1)]}
+    null = {"texts": torch.full((2, 3), 5.0), "pooled": [torch.full((2, 1), 6.0)]}
+    paired = FullGuidance().pair(given, null)
+    assert torch.equal(paired["texts"][:, 0], torch.tensor([0.0, 0.0, 5.0, 5.0]))
+    assert torch.equal(paired["pooled"][0][:, 0], torch.tensor([1.0, 1.0, 6.0, 6.0]))
+    assert Unguided().pair(given, null) is given
 
 
 @pytest.mark.parametrize("guidance", [FullGuidance(), PartialGuidance(3)])
@@ -171,9 +236,7 @@ def test_a_projection_is_what_the_next_evaluation_sees(noise, guidance):
     def project(state, t):
         return State(torch.full_like(state.x, 5.0), state.v)
 
-    steps = build_steps(GuidedPredictor(Watch(0, 4), guidance))
-    job = Job(noise, condition_for(guidance), torch.tensor(1.5), project=project)
-    list(sample(steps, SamplePlan.parse("E2"), guidance.pack(job)))
+    run(job_of(guidance, noise, predictor=Watch(0, 4), project=project), "E2")
     assert torch.equal(seen[1], torch.full_like(seen[1], 5.0))
 
 
@@ -186,6 +249,8 @@ def test_a_projection_is_what_the_next_evaluation_sees(noise, guidance):
         (0.0, None, FullGuidance),
         (1.5, 4, FullGuidance),
         (1.5, 3, PartialGuidance),
+        (torch.tensor([1.0, 1.0]), None, Unguided),
+        (torch.tensor([1.0, 2.0]), None, FullGuidance),
     ],
 )
 def test_the_cheapest_form_that_computes_what_is_asked(scale, guided_channels, expected):

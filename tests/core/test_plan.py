@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowturbo_core.plan import MAX_STEPS, SamplePlan
-from flowturbo_core.sampler import Job, build_steps, sample
+from flowturbo_core.sampler import Job, Velocities, build_steps, sample
 from tests.problems import Linear, Oracle, start_points
 
 # text, blocks, kinds as computed, predictor evaluations, refiner evaluations
@@ -61,8 +61,9 @@ def test_a_plan_is_printed_in_one_way_however_it_was_written(text, printed):
 def test_the_counts_are_what_a_run_really_evaluates(text):
     plan, field = SamplePlan.parse(text), Linear()
     oracle = Oracle(field)
-    job = Job(start_points(), None, torch.tensor(1.0))
-    for _ in sample(build_steps(field, oracle), plan, job):
+    velocities = Velocities(field, oracle)
+    job = Job(start_points(), velocities, None, torch.tensor(1.0))
+    for _ in sample(build_steps(velocities), plan.schedule(), job):
         pass
     assert field.evaluations == plan.predictor_evaluations
     assert oracle.evaluations == plan.refiner_evaluations

@@ -4,16 +4,24 @@ import pytest
 import torch
 
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.sampler import Job, build_steps, sample
+from flowturbo_core.sampler import Job, Velocities, build_steps, sample
 from flowturbo_core.steps import State
 from tests.problems import Linear, Oracle, start_points
 
 SCALE = torch.tensor(1.5)
 
 
+def run(velocity, plan, refiner=None, x0=None, condition=None, t_start=0.0, **task):
+    """Sample by a plan: the states, one a block."""
+    velocities = Velocities(velocity, refiner)
+    x0 = start_points() if x0 is None else x0
+    job = Job(x0, velocities, condition, SCALE, t_start, **task)
+    return sample(build_steps(velocities), SamplePlan.parse(plan).schedule(t_start), job)
+
+
 def test_one_state_a_block_and_nothing_is_computed_ahead():
     field = Linear()
-    states = sample(build_steps(field), SamplePlan.parse("H2P3"), Job(start_points(), None, SCALE))
+    states = run(field, "H2P3")
     assert field.evaluations == 0
     counts = [field.evaluations for _ in states]
     assert counts == [2, 4, 5, 6, 7]
@@ -21,7 +29,7 @@ def test_one_state_a_block_and_nothing_is_computed_ahead():
 
 def test_closing_the_generator_stops_the_work():
     field = Linear()
-    states = sample(build_steps(field), SamplePlan.parse("H8"), Job(start_points(), None, SCALE))
+    states = run(field, "H8")
     next(states)
     next(states)
     states.close()
@@ -37,10 +45,8 @@ def test_the_task_projects_after_every_block_at_its_time(t_start):
         times.append(t)
         return state
 
-    plan = SamplePlan.parse("H1P2")
-    job = Job(start_points(), None, SCALE, t_start, project)
-    list(sample(build_steps(Linear()), plan, job))
-    assert times == pytest.approx(plan.time_grid(t_start)[1:])
+    list(run(Linear(), "H1P2", t_start=t_start, project=project))
+    assert times == pytest.approx(SamplePlan.parse("H1P2").time_grid(t_start)[1:])
 
 
 def test_what_the_projection_returns_is_what_goes_on():
@@ -53,9 +59,8 @@ def test_what_the_projection_returns_is_what_goes_on():
         seen.append(x.clone())
         return torch.zeros_like(x)
 
-    plan = SamplePlan.parse("E4")
-    job = Job(torch.zeros(1, 1, 1, 1), None, SCALE, project=project)
-    yielded = [state.x.item() for state in sample(build_steps(velocity), plan, job)]
+    states = run(velocity, "E4", x0=torch.zeros(1, 1, 1, 1), project=project)
+    yielded = [state.x.item() for state in states]
     assert yielded == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert [x.item() for x in seen] == pytest.approx([0.0, 0.25, 0.5, 0.75])
 
@@ -72,8 +77,7 @@ def test_models_see_tensor_times_and_the_jobs_condition_and_scale():
         seen.append((t, given, scale))
         return 0 * v
 
-    job = Job(start_points(), condition, SCALE)
-    list(sample(build_steps(velocity, refiner), SamplePlan.parse("E1H1P1R1"), job))
+    list(run(velocity, "E1H1P1R1", refiner, condition=condition))
     assert len(seen) == 1 + 2 + 1 + 2
     for t, given, scale in seen:
         assert isinstance(t, torch.Tensor) and t.ndim == 0 and t.dtype == torch.float32
@@ -83,18 +87,12 @@ def test_models_see_tensor_times_and_the_jobs_condition_and_scale():
 
 
 def test_without_a_refiner_there_is_no_refiner_step():
-    assert set(build_steps(Linear())) == {"E", "H", "P"}
-    assert set(build_steps(Linear(), Oracle(Linear()))) == {"E", "H", "P", "R"}
+    assert set(build_steps(Velocities(Linear()))) == {"E", "H", "P"}
+    assert set(build_steps(Velocities(Linear(), Oracle(Linear())))) == {"E", "H", "P", "R"}
 
 
 def test_the_starting_latents_are_left_as_they_were():
     x0 = start_points()
     before = x0.clone()
-    list(
-        sample(
-            build_steps(Linear(), Oracle(Linear())),
-            SamplePlan.parse("E1H1P1R1"),
-            Job(x0, None, SCALE),
-        )
-    )
+    list(run(Linear(), "E1H1P1R1", Oracle(Linear()), x0))
     assert torch.equal(x0, before)

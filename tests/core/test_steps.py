@@ -9,7 +9,7 @@ import torchdiffeq
 
 from flowturbo_core import steps as blocks
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.sampler import Job, sample
+from flowturbo_core.sampler import Job, Velocities, sample
 from tests.problems import PROBLEMS, Linear, Oracle, Quadratic, Straight, start_points
 
 REFINE = {"consistent": blocks.refine_step, "released": blocks.refine_step_released}
@@ -27,8 +27,8 @@ def steps_for(problem, variant="consistent", refiner=None):
 
 def integrate(problem, plan, x0, variant="consistent", t_start=0.0, refiner=None):
     plan = SamplePlan.parse(plan) if isinstance(plan, str) else plan
-    job = Job(x0, None, None, t_start)
-    return list(sample(steps_for(problem, variant, refiner), plan, job))[-1].x
+    job = Job(x0, Velocities(problem), None, None, t_start)
+    return list(sample(steps_for(problem, variant, refiner), plan.schedule(t_start), job))[-1].x
 
 
 def error(problem, plan, variant):

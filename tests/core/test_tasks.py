@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from flowturbo_core.sampler import Velocities
 from flowturbo_core.tasks import generate, initial_noise
 
 
@@ -30,7 +31,8 @@ def test_drawing_noise_leaves_the_global_generator_alone():
 
 def test_a_generating_job_starts_from_the_noise_at_time_zero():
     noise, condition = initial_noise((1, 2, 2), [0]), object()
-    job = generate(noise, condition, 1.5)
+    velocities, scale = Velocities(torch.nn.Identity()), torch.tensor(1.5)
+    job = generate(noise, velocities, condition, scale)
     assert job.x_init is noise and job.condition is condition
+    assert job.velocities is velocities and job.guidance_scale is scale
     assert job.t_start == 0
-    assert job.guidance_scale.ndim == 0 and job.guidance_scale.item() == 1.5

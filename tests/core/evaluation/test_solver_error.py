@@ -47,7 +47,7 @@ def test_noises_that_need_more_steps_get_them(pipeline, monkeypatch):
     (job, *_) = module.jobs(pipeline, 1.5, 0)
     stubborn = job.x_init[[2, 11]]
 
-    def heun(pipeline, job, num_steps):
+    def heun(job, num_steps):
         """Be off by 1 / N^2, and a hundred times as much from two of the noises."""
         is_stubborn = torch.stack([(x == stubborn).flatten(1).all(1).any() for x in job.x_init])
         factor = torch.where(is_stubborn, 1000.0, 10.0).view(-1, 1, 1, 1)

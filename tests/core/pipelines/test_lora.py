@@ -199,10 +199,11 @@ def test_half_precision_stays_half(pipeline, file):
 
 
 def test_cached_steps_are_forgotten(pipeline, file):
-    latents_of(pipeline)
-    assert pipeline._steps and pipeline._warmed_up
+    job, kernels = pipeline.job(pipeline.request("a")), pipeline._kernels
+    before = kernels.steps(job.velocities, compiled=False)
+    assert kernels.steps(job.velocities, compiled=False) is before
     pipeline.load_lora_weights(file)
-    assert not pipeline._steps and not pipeline._warmed_up
+    assert kernels.steps(job.velocities, compiled=False) is not before
 
 
 def without(tensors, end):

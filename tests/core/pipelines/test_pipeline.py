@@ -1,5 +1,7 @@
 """The class-conditional pipeline: same seed same picture, every output type, never a black one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,6 @@ from flowturbo_core.models.autoencoder import decode_latents
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.base import OUTPUT_TYPES
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.sampler import Job
 from tests.conftest import TINY_SIT, tiny_pipeline, tiny_vae
 
 
@@ -322,7 +323,7 @@ def test_a_task_may_start_in_the_middle_and_project(pipeline):
         calls.append((t, state.x.shape))
         return state
 
-    later = Job(job.x_init, job.condition, job.guidance_scale, 0.5, project)
+    later = dataclasses.replace(job, t_start=0.5, project=project)
     times = [p.t for p in pipeline.run(later, pipeline.request([0], "H2").plan)]
     assert times == pytest.approx([0.75, 1.0])
     assert calls == [(pytest.approx(0.75), (2, 4, 8, 8)), (pytest.approx(1.0), (2, 4, 8, 8))]
