@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -293,13 +293,27 @@ class FlowPipeline:
         self._kernels.warm_up(("decode", tuple(latents.shape)), decode)
 
     def finish(self, job: Job, plan: SamplePlan, output_type: str = "pil") -> Output:
-        """Run `job` by `plan` to the end and decode it."""
+        """Run `job` by `plan` to the end and decode it; pictures are presented, as the task says.
+
+        Tensors and arrays are what was decoded: no task changes those.
+        """
         _check_output_type(output_type)
         blocks = list(self.run(job, plan))
         latents = blocks[-1].state.x
-        images, decode_ms = timed(lambda: self.decode(latents, output_type), self.device)
+        images, decode_ms = timed(partial(self.decode, latents, output_type), self.device)
+        present_ms = 0.0
+        if output_type == "pil":
+            images, present_ms = timed(partial(job.present, images), self.device)
         block_ms = tuple(block.block_ms for block in blocks)
-        return Output(images, latents, Timing(len(latents), block_ms, decode_ms))
+        timing = Timing(len(latents), block_ms, decode_ms, present_ms=present_ms)
+        return Output(images, latents, timing)
+
+    def serve(self, request: Any, output_type: str = "pil", **noise: Any) -> Output:
+        """Make the images of a request; `noise` is what `job` takes of it beside the seed."""
+        _check_output_type(output_type)
+        job, encode_ms = timed(partial(self.job, request, **noise), self.device)
+        output = self.finish(job, request.plan, output_type)
+        return replace(output, timing=replace(output.timing, encode_ms=encode_ms))
 
     @classmethod
     def load_part(cls, part_class: type, folder: Path) -> Any:

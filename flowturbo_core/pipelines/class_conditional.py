@@ -147,4 +147,4 @@ class ClassConditionalPipeline(FlowPipeline):
         overflows (possible in float16).
         """
         request = self.request(class_labels, plan, guidance_scale, num_images, seed)
-        return self.finish(self.job(request, generator, latents), request.plan, output_type)
+        return self.serve(request, output_type, generator=generator, latents=latents)

@@ -291,7 +291,7 @@ class TextToImagePipeline(FlowPipeline):
             prompt, negative_prompt, plan, guidance_scale, num_images, seed, height, width
         )
         self._warn(request)
-        return self.finish(self.job(request, generator, latents), request.plan, output_type)
+        return self.serve(request, output_type, generator=generator, latents=latents)
 
     def _warn(self, request: TextToImageRequest) -> None:
         for text in self.warnings(request):

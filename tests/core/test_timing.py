@@ -1,13 +1,16 @@
 """Milliseconds an image: the device's work from noise to picture, and nothing besides."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from flowturbo_core import timing
+from flowturbo_core.plan import SamplePlan
 from flowturbo_core.timing import Timing, timed
 from tests.conftest import tiny_pipeline
+from tests.core.pipelines.tiny_text import tiny_text_pipeline
 
 CPU = torch.device("cpu")
 
@@ -30,6 +33,37 @@ def test_an_image_costs_its_share_of_blocks_and_decoding():
     spent = Timing(num_images=4, block_ms=(10.0, 20.0, 30.0), decode_ms=20.0)
     assert spent.ms_per_image == 20.0
     assert spent.decode_ms_per_image == 5.0
+
+
+def test_a_request_takes_all_but_its_previews():
+    spent = Timing(2, (10.0, 20.0), 6.0, encode_ms=3.0, present_ms=1.0, preview_ms=50.0)
+    assert spent.request_ms == 40.0
+    assert spent.ms_per_image == 18.0  # sampling and decoding, as the papers compare
+
+
+def test_encoding_sampling_decoding_and_presenting_are_timed_apart(clock, monkeypatch):
+    pipeline = tiny_text_pipeline()
+    slow_down(pipeline.text_encoder, clock, 1)
+    slow_down(pipeline.unet, clock, 2)
+    slow_down(pipeline.vae.decoder, clock, 4)
+    make_job, plan = pipeline.job, SamplePlan.parse("E2")
+
+    def present(images):
+        clock.pass_by(8)
+        return [image.rotate(180) for image in images]
+
+    def job(*asked, **noise):
+        return replace(make_job(*asked, **noise), present=present)
+
+    plain = pipeline("a", plan=plan)
+    monkeypatch.setattr(pipeline, "job", job)
+    shown = pipeline("a", plan=plan)
+    timing = shown.timing
+    assert timing.encode_ms == pytest.approx(1000)
+    assert timing.block_ms == pytest.approx((2000, 2000))
+    assert timing.decode_ms == pytest.approx(4000)
+    assert timing.present_ms == pytest.approx(8000) and plain.timing.present_ms == 0
+    assert shown.images[0] == plain.images[0].rotate(180)
 
 
 def test_work_is_timed_in_milliseconds(clock):
