@@ -20,12 +20,13 @@ from flowturbo_core.models.autoencoder import (
     downsampling_factor,
     latent_statistics,
 )
-from flowturbo_core.models.catalog import model_folder
+from flowturbo_core.models.catalog import model_folder, read_index
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import Model, load_model, read_record
 from flowturbo_core.models.text_encoder import load_text_encoder, load_tokenizer
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.convention import VELOCITY, read_convention
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.requests import whole_number
 from flowturbo_core.training.autoencoder import AutoencoderObjective
@@ -133,6 +134,11 @@ def train_text_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> 
         pipeline = TextToImagePipeline(unet, vae, CLIPTextModel(config), tokenizer)
     else:
         pipeline = _text_pipeline(options.init, vae)
+        if pipeline.velocity != VELOCITY:
+            raise ValueError(
+                f"{options.init} predicts {pipeline.velocity}, and what is trained on here must "
+                f"predict {VELOCITY}"
+            )
     data = _prompted_latents(pipeline, recipe.num_latents, options)
     return _run(TextFlowObjective(pipeline, data), recipe.text_training, options)
 
@@ -174,7 +180,7 @@ def train_refiner_on_pictures(
     refiner = _start(UNet2DConditionModel, recipe.text_refiner, options)
     model = TextToImagePipeline.from_pretrained(predictor)
     pipeline = TextToImagePipeline(
-        model.unet, model.vae, model.text_encoder, model.tokenizer, refiner
+        model.unet, model.vae, model.text_encoder, model.tokenizer, refiner, velocity=model.velocity
     )
     side = pipeline.latent_shape[-1] * downsampling_factor(pipeline.vae)
     squares = Squares(pictures, side)
@@ -202,12 +208,15 @@ def _text_pipeline(
 ) -> TextToImagePipeline:
     """Return the trained parts in `folder`, around `vae`; refuses parts that do not fit."""
     folder = model_folder(folder)  # which may be the name of one
+    is_whole = (folder / "model_index.json").is_file()  # else a run of this project left the parts
+    index = read_index(folder, *TextToImagePipeline.INDEX_CLASSES) if is_whole else {}
     return TextToImagePipeline(
         load_model(UNet2DConditionModel, folder / "unet"),
         vae,
         load_text_encoder(folder / "text_encoder"),
         load_tokenizer(folder / "tokenizer"),
         refiner,
+        velocity=read_convention(folder, index).velocity,
     )
 
 
