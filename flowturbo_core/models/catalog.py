@@ -261,7 +261,7 @@ def model_folder(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
     if name in bundled_models():
         return MODELS_FOLDER / name
-    if Path(name_or_path).is_dir():
+    if os.path.isdir(name_or_path):  # false of a name that no disk takes, too
         return Path(name_or_path)
     for model in HUB_MODELS:
         if model.name == name:
@@ -271,8 +271,8 @@ def model_folder(name_or_path: str | Path) -> Path:
                 f"the weights of {name} are not here yet: python -m flowturbo_core download {name}"
             )
     raise ValueError(
-        f"there is no model {name!r}: it is neither a folder nor one of the bundled models, "
-        f"{', '.join(bundled_pipelines())}"
+        f"there is no model {brief(name, 300)}: it is neither a folder nor one of the bundled "
+        f"models, {', '.join(bundled_pipelines())}"
     )
 
 
