@@ -7,6 +7,7 @@ import torch
 import typer
 from accelerate import PartialState
 
+from flowturbo_core.checks import brief
 from flowturbo_core.cli.shared import (
     Device,
     Dtype,
@@ -15,7 +16,6 @@ from flowturbo_core.cli.shared import (
     Rivals,
     Seed,
     app,
-    check_file,
     device_of,
     split,
 )
@@ -28,7 +28,7 @@ from flowturbo_core.evaluation.refiners import Refiner
 from flowturbo_core.evaluation.refiners import compare_refiners as measure_refiners
 from flowturbo_core.evaluation.rivals import Rival
 from flowturbo_core.evaluation.sizes import random_pipeline
-from flowturbo_core.evaluation.speed import write_json
+from flowturbo_core.files import check_file, write_json
 from flowturbo_core.models import front
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
@@ -280,7 +280,8 @@ def straightness(
         check_file(file)
     if plot is not None and (plot.suffix not in (".png", ".svg", ".pdf") or plot == json_file):
         raise ValueError(
-            f"--plot must be a file of its own that ends in .png, .svg or .pdf, not {plot.name!r}"
+            f"--plot must be a file of its own that ends in .png, .svg or .pdf, not "
+            f"{brief(plot.name)}"
         )
     # In float32, as the solver error: a curvature is a difference, of which rounding is a part.
     pipeline = load_pipeline(model, target)
@@ -296,7 +297,6 @@ def straightness(
     }
     write_json(content, json_file)
     if plot is not None:
-        plot.parent.mkdir(parents=True, exist_ok=True)
         stability.plot(content, content["model"], plot)
     print(
         f"S(Z) {content['straightness']:.5g}, "

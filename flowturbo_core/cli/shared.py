@@ -1,7 +1,5 @@
 """What commands have in common: their options, and what is refused before anything is done."""
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -36,20 +34,3 @@ def device_of(option: str | None) -> torch.device:
 def split(text: str) -> list[str]:
     """Return what stands between commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def check_file(file: Path) -> None:
-    """Refuse what cannot be written as a file, before anything is computed for it."""
-    if file.is_dir() or not file.name:
-        raise ValueError(f"{file} is a folder; name a file")
-    check_folder(file.parent)
-    existing = next(path for path in file.absolute().parents if path.exists())
-    if not os.access(existing, os.W_OK):
-        raise ValueError(f"{file} cannot be written: {existing} does not allow it")
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse what cannot become a folder, before anything is computed for it."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(f"{folder} cannot be a folder: {existing} is a file")

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
+from flowturbo_core.checks import brief
 from flowturbo_core.models.catalog import in_short, read_json
 from flowturbo_core.models.storage import (
     AS_SAFETENSORS,
@@ -129,7 +130,7 @@ def _check_words(tokenizer: CLIPTokenizer) -> None:
     words = model["vocab"].keys() - alone - tokenizer.added_tokens_encoder.keys()
     if missing := sorted(words - made):
         raise ValueError(
-            f"no merges make {len(missing)} words of its vocabulary, such as {missing[0]!r}"
+            f"no merges make {len(missing)} words of its vocabulary, such as {brief(missing[0])}"
         )
 
 

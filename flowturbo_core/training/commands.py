@@ -9,7 +9,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from flowturbo_core.data.folders import Squares, read_captions
+from flowturbo_core.checks import brief
+from flowturbo_core.data.captions import read_captions
+from flowturbo_core.data.folders import Squares
 from flowturbo_core.data.latents import encoded_once
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.data.scenes import SHEET_SEED, cached_latents
@@ -150,7 +152,7 @@ def train_text_refiner(
     recipe = get_recipe(recipe_name, "text_refiner")
     if recipe.num_latents is None:
         raise ValueError(
-            f"recipe {recipe_name!r} has no scenes: give --pictures and their --captions"
+            f"recipe {brief(recipe_name)} has no scenes: give --pictures and their --captions"
         )
     _check(options, recipe.text_refiner_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
@@ -197,6 +199,7 @@ def train_refiner_on_pictures(
         options.cache,
         options.workers,
         max(1, _PIXELS_ENCODED // side**2),
+        squares.origin_of,
     )
     data = with_captions(data, texts[:count], pipeline)
     objective = TextRefinerObjective(pipeline, data, pairs, texts[:_SHOWN])

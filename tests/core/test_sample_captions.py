@@ -92,10 +92,12 @@ def test_what_is_there_is_not_made_again_and_other_settings_are_refused(draw, by
     [
         ({"../a.png": "a cat"}, "'../a.png' must be the name of a .png file"),
         ({"a.jpg": "a cat"}, "'a.jpg' must be the name of a .png file"),
-        ({"a.png": " "}, "the caption of a.png must be a text, not ' '"),
-        ({"a.png": 3}, "the caption of a.png must be a text, not 3"),
+        ({"a.png": " "}, "captions.json, 'a.png': the caption must be a text, not ' '"),
+        ({"a.png": 3}, "captions.json, 'a.png': the caption must be a text, not 3"),
         ({}, "holds no captions"),
-        ([], "must hold a JSON object"),
+        ([], "holds no captions"),
+        ("a cat", "must hold a JSON object of captions, or a list, not a str"),
+        ({"a.png": "a cat", "b.png": "a\0boat"}, "'b.png': the caption holds the control"),
     ],
 )
 def test_wrong_captions_are_one_sentence(draw, tmp_path, content, sentence):
