@@ -92,7 +92,8 @@ def arguments(
                 "type": "number",
                 "minimum": low,
                 "maximum": high,
-                "description": f"classifier-free guidance, from {low} to {high}; 1 is none",
+                "description": f"classifier-free guidance, from {low} to {high}; 1 is none; "
+                f"0 leaves the class or prompt out",
             },
         ),
         **sizes,

@@ -1,10 +1,9 @@
 """The commands that make pictures, and list what can."""
 
 import json
-import sys
 import zipfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from flowturbo_core.cli.shared import (
     app,
     check_folder,
     device_of,
+    print_warnings,
     split,
 )
 from flowturbo_core.data.folders import lines_of
@@ -35,7 +35,6 @@ from flowturbo_core.models.catalog import (
     read_json,
 )
 from flowturbo_core.models.hub import fetch, hub_model
-from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.requests import MAX_IMAGES, MAX_SEED, brief, whole_number
 from flowturbo_core.usage import number
@@ -120,7 +119,7 @@ def sample(
         asked = TextSettings.of(description.name, request)
     else:
         asked = Settings.of(description.name, request, description.class_names)
-    _print_warnings(pipeline, request)
+    print_warnings(pipeline.warnings(request))
     noise = None if latents is None else _read_latents(latents)
     check_folder(output_dir)
     if save_latents is not None:
@@ -181,6 +180,7 @@ def sample_captions(
     check_folder(output_dir)
     pipeline = load_pipeline(model, target, resolve_dtype(dtype, target))
     output_dir.mkdir(parents=True, exist_ok=True)
+    said: set[str] = set()
     for first in range(0, len(wanted), batch_size):
         batch = wanted[first : first + batch_size]
         request = pipeline.request(
@@ -191,7 +191,7 @@ def sample_captions(
             height=height,
             width=width,
         )
-        _print_warnings(pipeline, request)
+        print_warnings(pipeline.warnings(request), said)
         asked = TextSettings.of(description.name, request)
         each = [asked.of_picture(k) for k in range(len(batch))]
         files = [output_dir / name for name, _ in batch]
@@ -202,11 +202,6 @@ def sample_captions(
                 image.save(partial, "PNG", pnginfo=its.png_info(VERSIONS))
                 partial.replace(file)
         print(f"{first + len(batch)} of {len(wanted)}", flush=True)
-
-
-def _print_warnings(pipeline: FlowPipeline, request: Any) -> None:
-    for warning in pipeline.warnings(request):
-        print(f"warning: {warning}", file=sys.stderr)
 
 
 def captions_in(file: Path) -> dict[str, str]:
