@@ -355,5 +355,5 @@ def loader(
 def drawn_seed(seed: object, randomise: object) -> object:
     """Return the seed, unchecked, or one that is drawn."""
     if not isinstance(randomise, bool):
-        raise ValueError(f"randomise must be true or false, not {randomise!r}")
+        raise ValueError(f"randomise must be true or false, not {brief(randomise)}")
     return random.randint(0, MAX_SEED - MAX_IMAGES) if randomise else seed

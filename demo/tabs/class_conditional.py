@@ -77,6 +77,8 @@ def handler(service: ClassService) -> Callable[..., Iterator[tuple]]:
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
 
+        A value that is left out, or null over HTTP, is the default.
+
         Returns:
             The pictures with their classes (PNG, with their settings in them) and, at the end, a
             record: settings, times in milliseconds, evaluations, speed-up.

@@ -330,6 +330,8 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
 
+        A value that is left out, or null over HTTP, is the default.
+
         Returns:
             The pictures of the first plan and those of the second (PNG, with their settings in
             them), their differences, amplified, and a record: of each plan the median, lowest and
@@ -361,6 +363,8 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             num_images: images of the text, a whole number from 1 to 4.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
+
+        A value that is left out, or null over HTTP, is the default.
 
         Returns:
             What `/compare_plans` returns.
