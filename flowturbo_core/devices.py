@@ -2,16 +2,16 @@
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
-import diffusers
 import torch
 
 # What a record of something measured or made names beside the device.
 VERSIONS = {
     "python": platform.python_version(),
     "torch": torch.__version__,
-    "diffusers": diffusers.__version__,
+    "diffusers": version("diffusers"),  # importing it would take seconds
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
