@@ -47,15 +47,12 @@ def main(
     listens_on = (host or LOOPBACK[0]).strip("[]")
     check_address(listens_on, port)
     check_temporary_folder()
-    # Gradio looks for a free port at what this names, and at no address of IPv6.
-    os.environ["GRADIO_SERVER_NAME"] = LOOPBACK[0]
 
     # Only now, and the quick ones first: what these import takes seconds.
     from demo.gate import hosts
     from flowturbo_core.models.catalog import ModelDescription
 
     answers_to = hosts(listens_on, allowed_hosts, os.environ)
-
     if model is not None:
         ModelDescription.read(model)
     if device is not None or dtype is not None:
@@ -63,6 +60,8 @@ def main(
 
         resolve_dtype(dtype, resolve_device(device))
 
+    # Gradio looks for a free port at what this names, and at no address of IPv6.
+    os.environ["GRADIO_SERVER_NAME"] = LOOPBACK[0]
     from demo.studio import load_services
     from demo.ui import build, launch_options
 
