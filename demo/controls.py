@@ -236,7 +236,7 @@ def guidance_control(service: Service) -> gr.Slider:
         value=service.default_settings.guidance_scale,
         step=0.1,
         label="Guidance scale",
-        info=f"How closely to follow the {thing}: 1 is no guidance, 0 no {thing}.",
+        info=f"How closely to follow the {thing}: 1 is none; 0 leaves the {thing} out.",
         buttons=[],
         elem_classes="guidance",
     )

@@ -124,7 +124,7 @@ class Engine:
 
     def cut_warnings(self, prompt: str, negative_prompt: str) -> list[str]:
         """Return what of texts is longer than the tokenizer's window. Raises as a request."""
-        return self.pipeline.warnings(self.pipeline.request(prompt, negative_prompt))
+        return self.pipeline.cut_warnings(self.pipeline.request(prompt, negative_prompt))
 
     def _settings(self, request: Request) -> AnySettings:
         if isinstance(request, TextToImageRequest):

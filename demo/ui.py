@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
 
-from demo import wiring
+from demo import api, wiring
 from demo.class_service import ClassService
 from demo.controls import HELPER
+from demo.gate import Gate, Hosts, hosts, refuse_body
 from demo.service import Service
 from demo.tabs import about, class_conditional, compare, text_to_image
 from demo.text_service import TextService
@@ -68,7 +71,7 @@ _CACHE_SECONDS = 3600
 def build(service: ClassService, *texts: TextService) -> gr.Blocks:
     """Return the page, served by `service` and, where there are models of texts, by `texts`."""
     services = (service, *texts)
-    with gr.Blocks(
+    with api.Page(
         title="FlowTurbo Studio",
         analytics_enabled=False,
         delete_cache=(_CACHE_SECONDS, _CACHE_SECONDS),
@@ -109,8 +112,12 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
     return page
 
 
-def launch_options(*services: Service) -> dict[str, Any]:
-    """Return what `launch()` takes and a page therefore cannot carry itself."""
+def launch_options(*services: Service, answers_to: Hosts | None = None) -> dict[str, Any]:
+    """Return what `launch()` takes and a page therefore cannot carry itself.
+
+    The server answers to the names `answers_to`; where there are none, to localhost.
+    """
+    gate = Middleware(Gate, hosts=hosts("localhost") if answers_to is None else answers_to)
     return {
         "theme": THEME,
         "css_paths": _HERE / "style.css",
@@ -120,7 +127,11 @@ def launch_options(*services: Service) -> dict[str, Any]:
         "run_history": False,
         "show_error": True,
         "ssr_mode": False,
-        "app_kwargs": {"routes": [APIRoute("/health", _health(services))]},
+        "app_kwargs": {
+            "routes": [APIRoute("/health", _health(services), methods=["GET", "HEAD"])],
+            "middleware": [gate],
+            "exception_handlers": {RequestValidationError: refuse_body},
+        },
     }
 
 

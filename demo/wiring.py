@@ -25,6 +25,7 @@ from demo.events import Done, Kept, Preview, Stopped
 from demo.pictures import captioned, png_file, setting_files, zip_file
 from demo.service import Service
 from flowturbo_core.metadata import QUERY_NAMES, AnySettings, model_in
+from flowturbo_core.requests import MAX_SEED, whole_number
 
 # Every event that computes shares this: one at a time on the accelerator, the others wait.
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
@@ -283,15 +284,15 @@ def connect_runs(
     def begun(make: Callable[..., Iterator[tuple]]) -> Callable[..., Iterator[tuple]]:
         def begin(request: gr.Request, *values: object) -> Iterator[tuple]:
             asked, counts = values[: len(inputs)], values[len(inputs) :]
-            yield from make(*asked, visitor(request), sum(counts))
+            yield from make(*asked, visitor(request), _ticket(counts))
 
         return begin
 
     def overtake(request: gr.Request, *counts: int) -> None:
-        service.overtake(visitor(request), sum(counts) - 1)
+        service.overtake(visitor(request), _ticket(counts) - 1)
 
     def stop(request: gr.Request, *counts: int) -> None:
-        service.stop(visitor(request), sum(counts))
+        service.stop(visitor(request), _ticket(counts))
 
     # First the buttons: a click's listeners run one after the other, in this order.
     buttons.generate.click(None, None, both, js=_RUNNING)
@@ -313,6 +314,14 @@ def connect_runs(
     buttons.stop.click(stop, tickets, None, **HELPER)
     buttons.stop.click(None, None, both, js=_IDLE)
     buttons.stop.click(**end)
+
+
+def _ticket(counts: Sequence[object]) -> int:
+    """Return the ticket of what was pressed and moved so often, as a page counts it."""
+    try:
+        return sum(whole_number("a page's count", count, 0, MAX_SEED) for count in counts)
+    except ValueError as error:
+        raise gr.Error(sentence(error), print_exception=False) from error
 
 
 def connect_visit(

@@ -2,9 +2,9 @@
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
-import diffusers
 import torch
 
 from flowturbo_core.checks import brief
@@ -13,7 +13,7 @@ from flowturbo_core.checks import brief
 VERSIONS = {
     "python": platform.python_version(),
     "torch": torch.__version__,
-    "diffusers": diffusers.__version__,
+    "diffusers": version("diffusers"),  # importing it would take seconds
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

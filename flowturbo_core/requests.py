@@ -7,6 +7,7 @@ import numbers
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import ClassVar
 
 from flowturbo_core.checks import brief, unknown
 from flowturbo_core.plan import SamplePlan
@@ -26,10 +27,12 @@ class ClassConditionalRequest:
     Args:
         class_labels: one label, from 0, for each group of images.
         plan: how to sample.
-        guidance_scale: strength of classifier-free guidance; 1 is none.
+        guidance_scale: strength of classifier-free guidance; 1 is none, 0 leaves the class out.
         num_images: images for each label.
         seed: image k of the request draws its noise from seed + k.
     """
+
+    THING: ClassVar = "class"
 
     class_labels: tuple[int, ...]
     plan: SamplePlan
@@ -85,12 +88,14 @@ class TextToImageRequest:
         prompts: what to show, one text for each group of images.
         negative_prompt: what guidance leads away from; empty for the usual "no text".
         plan: how to sample.
-        guidance_scale: strength of classifier-free guidance; 1 is none.
+        guidance_scale: strength of classifier-free guidance; 1 is none, 0 leaves the prompt out.
         num_images: images for each prompt.
         seed: image k of the request draws its noise from seed + k.
         height: of each image, in pixels.
         width: of each image, in pixels.
     """
+
+    THING: ClassVar = "prompt"
 
     prompts: tuple[str, ...]
     negative_prompt: str

@@ -71,10 +71,13 @@ def handler(service: ClassService) -> Callable[..., Iterator[tuple]]:
             heun: Heun steps, a whole number from 0 to 24.
             pseudo: pseudo-corrector steps, a whole number from 0 to 24.
             refiner: refiner steps, a whole number from 0 to 8.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
+                the class out.
             num_images: images of each class, a whole number from 1 to 8.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
+
+        A value that is left out, or null over HTTP, is the default.
 
         Returns:
             The pictures with their classes (PNG, with their settings in them) and, at the end, a

@@ -324,10 +324,13 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             class_names: list of class names, or of labels counted from 0.
             first_plan: a plan of 1 to 100 steps, such as H8, H1P5R3, [H1P1R1]x3 or E25.
             second_plan: another plan of 1 to 100 steps.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
+                the class out.
             num_images: images of each class, a whole number from 1 to 4.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
+
+        A value that is left out, or null over HTTP, is the default.
 
         Returns:
             The pictures of the first plan and those of the second (PNG, with their settings in
@@ -355,10 +358,13 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             prompt: what to show, at most 2000 characters.
             first_plan: a plan of 1 to 100 steps, such as H8, H1P6R3, [H1P1R1]x3 or E25.
             second_plan: another plan of 1 to 100 steps.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
+                the prompt out.
             num_images: images of the text, a whole number from 1 to 4.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
+
+        A value that is left out, or null over HTTP, is the default.
 
         Returns:
             What `/compare_plans` returns.

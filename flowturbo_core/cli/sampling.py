@@ -2,10 +2,9 @@
 
 import json
 import re
-import sys
 import zipfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from flowturbo_core.cli.shared import (
     Seed,
     app,
     device_of,
+    print_warnings,
     split,
 )
 from flowturbo_core.data.captions import read_texts
@@ -34,7 +34,6 @@ from flowturbo_core.models.catalog import (
     bundled_pipelines,
 )
 from flowturbo_core.models.hub import fetch, hub_model
-from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.requests import MAX_IMAGES, MAX_SEED, brief, whole_number
 from flowturbo_core.usage import number
@@ -126,7 +125,7 @@ def sample(
         asked = TextSettings.of(description.name, request)
     else:
         asked = Settings.of(description.name, request, description.class_names)
-    _print_warnings(pipeline, request)
+    print_warnings(pipeline.warnings(request))
     noise = None if latents is None else _read_latents(latents)
     output = pipeline.finish(pipeline.job(request, latents=noise), request.plan)
     files = []
@@ -183,7 +182,7 @@ def sample_captions(
     whole_number(f"the first seed of {len(wanted)} pictures", seed, 0, MAX_SEED - len(wanted) + 1)
     check_folder(output_dir)
     pipeline = load_pipeline(model, target, number_format)
-    batches = []
+    batches, said = [], set()
     for first in range(0, len(wanted), batch_size):  # what is there and differs is refused first
         batch = wanted[first : first + batch_size]
         request = pipeline.request(
@@ -199,7 +198,7 @@ def sample_captions(
         batches.append((request, each, [_is_made(*its) for its in each]))
     done = 0
     for request, each, are_made in batches:
-        _print_warnings(pipeline, request)
+        print_warnings(pipeline.warnings(request), said)
         if not all(are_made):
             images = pipeline.finish(pipeline.job(request), request.plan).images
             for image, (file, its) in zip(images, each, strict=True):
@@ -207,11 +206,6 @@ def sample_captions(
                     image.save(partial, "PNG", pnginfo=its.png_info(VERSIONS))
         done += len(each)
         print(f"{done} of {len(wanted)}", flush=True)
-
-
-def _print_warnings(pipeline: FlowPipeline, request: Any) -> None:
-    for warning in pipeline.warnings(request):
-        print(f"warning: {warning}", file=sys.stderr)
 
 
 def captions_in(file: Path) -> dict[str, str]:

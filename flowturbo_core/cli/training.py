@@ -63,7 +63,8 @@ def train(
         float, typer.Option(parser=number, help="Longest step it learns to refine (refiners).")
     ] = Pairs.max_dt,
     guidance_scale: Annotated[
-        float, typer.Option(parser=number, help="Guidance it learns to refine at (refiners).")
+        float,
+        typer.Option(parser=number, help="Guidance it refines at (refiners); 1 is none."),
     ] = Pairs.guidance_scale,
     seed: Annotated[int, typer.Option(help="Of weights, noise and scenes.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,

@@ -311,8 +311,8 @@ def _what_is_wanted(text: str, path: str) -> str:
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
         return f"{named} an address; download the model folder and name that folder"
     sentence = (
-        f"there is no model {brief(text, 300)}: it is neither a folder nor one of the bundled models, "
-        f"{', '.join(bundled_pipelines())}"
+        f"there is no model {brief(text, 300)}: it is neither a folder nor one of the bundled "
+        f"models, {', '.join(bundled_pipelines())}"
     )
     if repository and len(text) <= 100 and not text.startswith("."):
         sentence += (

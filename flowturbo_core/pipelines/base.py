@@ -17,7 +17,13 @@ from torch import Tensor
 
 from flowturbo_core.compile import can_compile
 from flowturbo_core.devices import DTYPES, resolve_device, resolve_dtype
-from flowturbo_core.guidance import GuidedPredictor, GuidedRefiner, Unguided, choose_guidance
+from flowturbo_core.guidance import (
+    GuidedPredictor,
+    GuidedRefiner,
+    Unguided,
+    choose_guidance,
+    guidance_warnings,
+)
 from flowturbo_core.images import to_pil
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
@@ -195,10 +201,25 @@ class FlowPipeline:
         raise NotImplementedError  # pragma: no cover
 
     def warnings(self, request: Any) -> list[str]:
-        """Return what a person should know of a request that is served as far as it can be."""
-        return list(self.doubts)
+        """Return what a person should know of a request that is served as far as it can be.
+
+        That is what is doubtful of the model's folder, and guidance that may mean something else
+        than was meant.
+        """
+        config = self.predictor.config
+        guided, channels = config.get("guided_channels"), config.in_channels
+        return [
+            *self.doubts,
+            *guidance_warnings(
+                request.guidance_scale,
+                request.THING,
+                getattr(request, "negative_prompt", ""),
+                None if guided in (None, channels) else (guided, channels),
+            ),
+        ]
 
     def _warn(self, request: Any) -> None:
+        """Tell the caller of a public method what `warnings` says of a request."""
         for text in self.warnings(request):
             warnings.warn(text, stacklevel=3)
 

@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from flowturbo_core.guidance import as_float32
 from flowturbo_core.models.catalog import DEFAULT_GUIDANCE_SCALE, DEFAULT_PLAN
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import load_model
@@ -119,8 +120,7 @@ class ClassConditionalPipeline(FlowPipeline):
         noise = self.noise(self.latent_shape, seeds, generator, latents)
         class_labels = torch.tensor(labels, device=self.device)
         null_labels = torch.full_like(class_labels, self.predictor.null_label)
-        # As a float32, which is what the loop is given and chooses its guidance by.
-        guidance_scale = float(torch.tensor(request.guidance_scale, dtype=torch.float32))
+        guidance_scale = as_float32(request.guidance_scale)
         condition = self.guidance(guidance_scale).pair(class_labels, null_labels)
         return generate(noise, condition, guidance_scale)
 
@@ -155,7 +155,8 @@ class ClassConditionalPipeline(FlowPipeline):
         Args:
             class_labels: labels or names; images come in their order.
             plan: a plan such as "H1P5R3"; None takes the model's default.
-            guidance_scale: classifier-free guidance, 1 is none; None takes the model's default.
+            guidance_scale: classifier-free guidance; 1 is none, 0 leaves the class out, with a
+                warning; None takes the model's default.
             num_images: images for each label.
             seed: image k draws its noise from seed + k, unless a generator or latents are given.
             generator: one source for the noise of all images, instead of the seed.

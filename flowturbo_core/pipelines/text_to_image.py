@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from flowturbo_core.guidance import as_float32
 from flowturbo_core.models.autoencoder import downsampling_factor
 from flowturbo_core.models.catalog import (
     DEFAULT_GUIDANCE_SCALE,
@@ -213,15 +214,15 @@ class TextToImagePipeline(FlowPipeline):
         return self.request(texts, guidance_scale=guidance_scale, seed=seed)
 
     def warnings(self, request: TextToImageRequest) -> list[str]:
-        """Return what a person should know: of each text, the end that is not read.
+        """Return what a person should know of a request that is served as far as it can be."""
+        return [*super().warnings(request), *self.cut_warnings(request)]
 
-        Before that, the `doubts` of its folder.
-        """
+    def cut_warnings(self, request: TextToImageRequest) -> list[str]:
+        """Return of each text the end that is not read."""
         texts = dict.fromkeys((*request.prompts, request.negative_prompt))
         ends = (cut_off(text, self._measure, self.window) for text in texts)
         read = f"only the first {self.window - 2} tokens of a text are read"
-        cut = (f"{read}; left out: {brief(end)}" for end in ends if end)
-        return [*super().warnings(request), *cut]
+        return [f"{read}; left out: {brief(end)}" for end in ends if end]
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
@@ -242,8 +243,7 @@ class TextToImagePipeline(FlowPipeline):
         shape = (self.latent_shape[0], request.height // factor, request.width // factor)
         seeds = range(request.seed, request.seed + len(texts))
         noise = self.noise(shape, seeds, generator, latents)
-        # As a float32, which is what the loop is given and chooses its guidance by.
-        guidance_scale = float(torch.tensor(request.guidance_scale, dtype=torch.float32))
+        guidance_scale = as_float32(request.guidance_scale)
         embedded = self.embed([*texts, *[request.negative_prompt] * len(texts)])
         condition = self.guidance(guidance_scale).pair(*embedded.chunk(2))
         return generate(noise, condition, guidance_scale)
@@ -289,7 +289,8 @@ class TextToImagePipeline(FlowPipeline):
                 tokenizer's window is cut, with a warning.
             negative_prompt: what guidance leads away from.
             plan: a plan such as "H1P6R3"; None takes the model's default.
-            guidance_scale: classifier-free guidance, 1 is none; None takes the model's default.
+            guidance_scale: classifier-free guidance; 1 is none, 0 leaves the prompt out, with a
+                warning; None takes the model's default.
             num_images: images for each prompt.
             seed: image k draws its noise from seed + k, unless a generator or latents are given.
             height: in pixels, a multiple of the autoencoder's factor, 8; None takes the size

@@ -63,6 +63,12 @@ def test_what_is_cut_off_is_said_of_each_caption(draw, by_name, tmp_path):
     assert done.code == 0 and done.err.count("warning: ") == 1 and "left out" in done.err
 
 
+def test_a_warning_that_holds_for_all_is_said_once(draw, by_name, tmp_path):
+    done = draw(by_name, "--guidance-scale", 0)
+    assert done.code == 0 and done.err.count("warning: ") == 1
+    assert done.err.startswith("warning: at guidance 0 the prompt has no effect; 1 is no guidance")
+
+
 def test_a_seed_that_does_not_reach_the_last_picture_is_refused_at_once(draw, by_name, tmp_path):
     done = draw(by_name, "--seed", 2**32 - 2)
     assert done.code == 2 and "the first seed of 3 pictures" in done.err
