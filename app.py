@@ -2,10 +2,15 @@
 
 import importlib.util
 import socket
+import sys
+import time
 from typing import Annotated
 
 from typer import Option
 
+from demo import cache
+from demo.cache import Keeping
+from demo.lifecycle import Interrupted, close, leaving, watch_signals
 from flowturbo_core.requests import whole_number
 from flowturbo_core.usage import number, run
 
@@ -25,10 +30,18 @@ def main(
         bool | None,
         Option(help="Let visitors fetch models from a hub; default: on this machine only."),
     ] = None,
-) -> None:
-    """Build the page and serve it until interrupted."""
+    keep_hours: Annotated[
+        int, Option(parser=number, help="How long pictures stay to be had.")
+    ] = 24,
+    keep_mb: Annotated[
+        int, Option(parser=number, help="At most, of pictures; then the oldest go.")
+    ] = 1000,
+) -> int:
+    """Build the page and serve it until Ctrl+C, which ends it with 130, or SIGTERM, with 0."""
     port = whole_number("port", port, 1, 65535)
     queue_size = whole_number("queue size", queue_size, 1, 1000)
+    keeping = Keeping(keep_hours, keep_mb)
+    cache.claim()
     if mcp and importlib.util.find_spec("mcp") is None:
         raise ValueError("--mcp: pip install -r requirements-mcp.txt -c constraints.txt")
     try:
@@ -37,26 +50,37 @@ def main(
         reason = str(error.strerror).partition(" (")[0]
         raise ValueError(f"cannot listen on {host or '127.0.0.1'}:{port}: {reason}") from error
 
-    from demo.studio import load_services  # only now: what they import takes a second
-    from demo.ui import build, launch_options
+    watch_signals()
+    page, services = None, ()
+    try:
+        from demo.studio import load_services  # only now: what they import takes a second
+        from demo.ui import build, launch_options
 
-    if downloads is None:
-        downloads = not share and host in (None, "127.0.0.1", "localhost", "::1")
-    classes, texts = load_services(model, device, dtype, downloads)
-    page = build(classes, *texts).queue(max_size=queue_size)
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        mcp_server=mcp,
-        prevent_thread_lock=True,
-        **launch_options(classes, *texts),
-    )
-    for service in (classes, *texts):
-        if service.download is None:
-            service.wait()  # a model that cannot be loaded ends the program
-    page.block_thread()
+        if downloads is None:
+            downloads = not share and host in (None, "127.0.0.1", "localhost", "::1")
+        classes, texts = load_services(model, device, dtype, downloads)
+        services = (classes, *texts)
+        page = build(classes, *texts).queue(max_size=queue_size)
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            mcp_server=mcp,
+            prevent_thread_lock=True,
+            **launch_options(classes, *texts, keeping=keeping),
+        )
+        for service in services:
+            if service.download is None:
+                service.wait()  # a model that cannot be loaded ends the program
+        while True:
+            time.sleep(1)
+    except Interrupted as end:
+        print("stopping; a second time ends at once", file=sys.stderr)
+        return end.code
+    finally:
+        close(page, services)
 
 
 if __name__ == "__main__":
-    run(main)
+    with leaving():
+        run(main)
