@@ -21,8 +21,6 @@ _SETTLING_S = 0.1
 # The pictures of a comparison take seconds to encode: in that time neither plan is to be timed.
 _LONG_PATIENCE_S = 20.0
 
-THREAD = "accelerator"  # how such a thread is called
-
 
 class _Work(Protocol):
     """What waits for the thread: it is run there, or cancelled if the thread ends before."""
@@ -132,8 +130,7 @@ class Accelerator:
         self._lock = Lock()
         self._running: _Work | None = None
         self.is_closed = False
-        self._thread = Thread(target=self._serve, name=THREAD, daemon=True)
-        self._thread.start()
+        Thread(target=self._serve, name="accelerator", daemon=True).start()
 
     def stream(self, work: Callable[[], Iterator[Any]], stop: Event | None = None) -> Iterator[Any]:
         """Run the generator that `work` returns on the thread, and yield what it yields.
@@ -164,12 +161,8 @@ class Accelerator:
         self._put(load)
         return load.future
 
-    def close(self, patience_s: float) -> bool:
-        """End what runs where it next yields, and begin nothing more; tell whether all has ended.
-
-        What waits, and what comes later, is refused. The thread is waited for no longer than
-        `patience_s` seconds: a model that is being loaded cannot be stopped.
-        """
+    def close(self) -> None:
+        """End what runs where it next yields, and refuse it, what waits, and what comes later."""
         with self._lock:
             self.is_closed = True
             if isinstance(self._running, _Task):
@@ -178,8 +171,6 @@ class Accelerator:
                 while (work := self._tasks.get_nowait()) is not None:
                     work.cancel()
             self._tasks.put(None)
-        self._thread.join(patience_s)
-        return not self._thread.is_alive()
 
     def _put(self, work: _Work) -> None:
         with self._lock:

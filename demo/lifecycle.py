@@ -1,7 +1,7 @@
 """How the program ends: by Ctrl+C, by SIGTERM, or because something cannot be loaded.
 
-An interpreter that ends while a thread computes in torch's C++ aborts the process. So what runs
-is ended first, within one block, and the thread is waited for.
+An interpreter that is taken down while a thread computes in torch's C++ aborts the process. So
+whoever waits is told, and then the process ends without that, whatever a thread is doing.
 """
 
 import os
@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import enumerate as living_threads
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 # What the program ends with: Ctrl+C as shells know it; SIGTERM asks for what then was done.
 EXIT_CODES = {signal.SIGINT: 128 + signal.SIGINT, signal.SIGTERM: 0}
 
-_PATIENCE_S = 10.0  # for a block, or for a model that is being loaded
-_ANSWERS_S = 2.0  # for those who wait to be told that nothing more is computed
+_PATIENCE_S = 10.0  # until all who wait are told that nothing more is computed
 _LOOK_AGAIN_S = 0.05
 
 
@@ -55,15 +53,12 @@ def watch_signals() -> None:
 
 
 def close(page: "gr.Blocks | None", services: "Sequence[Service]") -> None:
-    """End what runs within one block, tell those who wait, and close the page."""
-    until = time.monotonic() + _PATIENCE_S
+    """Refuse what is under way, what waits and what comes, tell so, and close the page."""
     for service in services:
         service.close()
-    for service in services:
-        service.close(max(0, until - time.monotonic()))
     if page is None or not page.is_running:
         return
-    queue, until = page._queue, time.monotonic() + _ANSWERS_S
+    queue, until = page._queue, time.monotonic() + _PATIENCE_S
     while (len(queue) or queue.get_active_worker_count()) and time.monotonic() < until:
         time.sleep(_LOOK_AGAIN_S)
     page.close(verbose=False)
@@ -76,14 +71,13 @@ def close(page: "gr.Blocks | None", services: "Sequence[Service]") -> None:
 
 @contextmanager
 def leaving() -> Iterator[None]:
-    """End the process as SystemExit says, though a thread may still be inside torch."""
+    """End the process as SystemExit says, and do not take the interpreter down before.
+
+    There is nothing left to save, and a thread may be inside torch.
+    """
     try:
         yield
     except SystemExit as end:
-        from demo.accelerator import THREAD
-
         sys.stdout.flush()
         sys.stderr.flush()
-        if any(thread.name == THREAD for thread in living_threads()):
-            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
-        raise
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))

@@ -112,13 +112,9 @@ class Service:
             if self._loading is not None and self._loading.done():
                 self._loading = None
 
-    def close(self, patience_s: float = 0) -> bool:
-        """End what runs within one block, and refuse what waits and what comes later.
-
-        Tell whether the accelerator's thread, which several services may share, has ended within
-        `patience_s` seconds.
-        """
-        return self._accelerator.close(patience_s)
+    def close(self) -> None:
+        """End what runs within one block, and refuse it, what waits and what comes later."""
+        self._accelerator.close()
 
     @property
     def is_here(self) -> bool:
