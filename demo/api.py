@@ -19,11 +19,11 @@ from demo import readout
 from demo.class_service import ClassService
 from demo.events import Done, Preview
 from demo.gate import REFUSED, in_one_line
-from demo.pictures import captioned, png_file, setting_files
+from demo.pictures import Unwritable, captioned, preview_file, setting_files
 from demo.service import GUIDANCE_SCALE, Service
 from demo.slider_plans import PSEUDO_STEPS, REFINER_STEPS, SOLVER_STEPS
 from demo.text_service import TextService
-from demo.wiring import GPU, told
+from demo.wiring import GPU, in_a_sentence, told
 from flowturbo_core.requests import MAX_SEED, MAX_SIDE, MAX_TEXT
 
 _MAX_WORDS = 2000  # characters of an answer
@@ -99,7 +99,10 @@ def answered(
 
     A refusal becomes the sentence that the caller is told.
     """
-    with closing(told(service, ask, _in_words, *values)) as events:
+    with (
+        in_a_sentence(_in_words, Unwritable),
+        closing(told(service, ask, _in_words, *values)) as events,
+    ):
         for event in events:
             outputs = (None,) * num_outputs if event is None else answer(event)
             if outputs is not None:
@@ -228,7 +231,7 @@ def pictures_and_record(event: Preview | Done) -> tuple:
     if isinstance(event, Done):
         files = setting_files(event.pictures, event.settings, event.versions)
         return captioned(files, event.captions), readout.record(event)
-    return captioned([png_file(p) for p in event.pictures], event.captions), None
+    return captioned([preview_file(p) for p in event.pictures], event.captions), None
 
 
 def whole(limits: tuple[int, int], text: str) -> dict[str, Any]:

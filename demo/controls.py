@@ -19,6 +19,8 @@ from flowturbo_core.requests import MAX_TEXT
 # Events that only move controls: no place in the queue, nothing in the API's documentation.
 HELPER = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
+ARCHIVE = "Download all (zip)"
+
 # What is said of the presets, and of the steps, of each solver that the first slider can be of.
 _SOLVERS = {
     "H": (
@@ -290,7 +292,7 @@ def results() -> Results:
 def visit_controls(service: Service) -> VisitControls:
     """Add the archive of the last run, where pictures go back, and the visit's runs."""
     with gr.Row(elem_classes="files"):
-        archive = gr.DownloadButton("Download all (zip)", interactive=False, size="md")
+        archive = gr.DownloadButton(ARCHIVE, interactive=False, size="md")
         picture = gr.UploadButton(
             "Settings from a picture",
             file_types=[".png"],

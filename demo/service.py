@@ -10,7 +10,7 @@ from concurrent.futures import Future, wait
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from demo.accelerator import Accelerator
+from demo.accelerator import Accelerator, closing_down
 from demo.budget import Budget
 from demo.downloads import Download
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stopped
@@ -111,6 +111,10 @@ class Service:
         with self._lock:
             if self._loading is not None and self._loading.done():
                 self._loading = None
+
+    def close(self) -> None:
+        """End what runs within one block, and refuse it, what waits and what comes later."""
+        self._accelerator.close()
 
     @property
     def is_here(self) -> bool:
@@ -330,6 +334,8 @@ class Service:
     def _until_ended(self, work: Callable[["Engine"], Iterator[Any]], end: End) -> Iterator[Any]:
         loading = self._begin()
         while not loading.done() and not end.event.is_set():
+            if self._accelerator.is_closed:  # what is being loaded goes on, and nobody waits
+                raise closing_down()
             yield None
             wait([loading], _LOOK_AGAIN_S)
         if not end.event.is_set():

@@ -12,12 +12,14 @@ from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
 from demo import api, wiring
+from demo.cache import Keeping
 from demo.class_service import ClassService
 from demo.controls import HELPER
 from demo.gate import Gate, Hosts, hosts, refuse_body
 from demo.service import Service
 from demo.tabs import about, class_conditional, compare, text_to_image
 from demo.text_service import TextService
+from demo.upkeep import MAX_SESSIONS, upkeep
 from flowturbo_core.metadata import TextSettings
 
 # Fonts the reader already has: the page downloads nothing from elsewhere.
@@ -65,17 +67,12 @@ THEME = gr.themes.Base(
     block_info_text_size="*text_sm",
 )
 _HERE = Path(__file__).parent
-_CACHE_SECONDS = 3600
 
 
 def build(service: ClassService, *texts: TextService) -> gr.Blocks:
     """Return the page, served by `service` and, where there are models of texts, by `texts`."""
     services = (service, *texts)
-    with api.Page(
-        title="FlowTurbo Studio",
-        analytics_enabled=False,
-        delete_cache=(_CACHE_SECONDS, _CACHE_SECONDS),
-    ) as page:
+    with api.Page(title="FlowTurbo Studio", analytics_enabled=False) as page:
         with gr.Row(elem_classes="page-header"):
             gr.HTML(
                 "<h1>FlowTurbo Studio</h1>"
@@ -112,23 +109,30 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
     return page
 
 
-def launch_options(*services: Service, answers_to: Hosts | None = None) -> dict[str, Any]:
+def launch_options(
+    *services: Service, keeping: Keeping | None = None, answers_to: Hosts | None = None
+) -> dict[str, Any]:
     """Return what `launch()` takes and a page therefore cannot carry itself.
 
-    The server answers to the names `answers_to`; where there are none, to localhost.
+    `keeping` says for how long pictures are kept, and how many bytes of them. The server answers
+    to the names `answers_to`; where there are none, to localhost.
     """
+    keeping = Keeping() if keeping is None else keeping
     gate = Middleware(Gate, hosts=hosts("localhost") if answers_to is None else answers_to)
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
     return {
         "theme": THEME,
         "css_paths": _HERE / "style.css",
-        "js": (_HERE / "page.js").read_text(encoding="utf-8"),
+        "js": script.replace("KEPT", str(keeping)),
         "max_file_size": "10mb",
         "footer_links": ["api"],
         "run_history": False,
         "show_error": True,
         "ssr_mode": False,
+        "state_session_capacity": MAX_SESSIONS,
         "app_kwargs": {
             "routes": [APIRoute("/health", _health(services), methods=["GET", "HEAD"])],
+            "lifespan": upkeep(keeping),
             "middleware": [gate],
             "exception_handlers": {RequestValidationError: refuse_body},
         },

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from gradio.components import Component
 
 from demo import readout
 from demo.controls import (
+    ARCHIVE,
     HELPER,
     PlanControls,
     Results,
@@ -22,7 +23,7 @@ from demo.controls import (
     sentence,
 )
 from demo.events import Done, Kept, Preview, Stopped
-from demo.pictures import captioned, png_file, setting_files, zip_file
+from demo.pictures import Unwritable, captioned, preview_file, setting_files, zip_file
 from demo.service import Service
 from flowturbo_core.metadata import QUERY_NAMES, AnySettings, model_in
 from flowturbo_core.requests import MAX_SEED, whole_number
@@ -103,10 +104,18 @@ def told(
     A refusal becomes the sentence that is shown, by `in_words`. Closing this closes the service's
     iterator.
     """
+    with in_a_sentence(in_words, ValueError, FloatingPointError), closing(ask(*values)) as events:
+        yield from events
+
+
+@contextmanager
+def in_a_sentence(
+    in_words: Callable[[Exception], str], *refusals: type[Exception]
+) -> Iterator[None]:
+    """Turn refusals of these kinds into what Gradio tells whoever asked."""
     try:
-        with closing(ask(*values)) as events:
-            yield from events
-    except (ValueError, FloatingPointError) as error:
+        yield
+    except refusals as error:
         raise gr.Error(in_words(error), print_exception=False) from error
 
 
@@ -120,7 +129,10 @@ def shown(
     previews: list[Preview] = []
     thumbnails: list[tuple[str, ...]] = []  # each encoded once, however often it is shown
     yielded = False
-    with closing(told(service, ask, sentence, *values)) as events:
+    with (
+        in_a_sentence(sentence, Unwritable),
+        closing(told(service, ask, sentence, *values)) as events,
+    ):
         for event in events:
             if event is None:
                 yield gr.skip(), readout.loading(), *_UNCHANGED[2:]
@@ -133,7 +145,7 @@ def shown(
             else:
                 previews.append(event)
                 thumbnails.append(readout.thumbnails(event, _MAX_STRIPS))
-                files = [png_file(picture) for picture in event.pictures]
+                files = [preview_file(picture) for picture in event.pictures]
                 pictures = captioned(files, event.captions)
                 text = readout.in_progress(event)
                 strip = readout.trajectory(previews, thumbnails, 0)
@@ -349,8 +361,13 @@ def connect_visit(
         runs = [*runs, latest.run][-_MAX_RUNS:]
         settings = latest.run.settings
         name = f"flowturbo-{settings.plan}-seed{settings.seed}"
-        archive = zip_file(latest.files, name, latest.record)
-        return runs, readout.visit(runs), gr.DownloadButton(value=archive, interactive=True)
+        try:
+            archive = zip_file(latest.files, name, latest.record)
+        except Unwritable as error:
+            label = f"No archive: {error}"
+            return runs, readout.visit(runs), gr.DownloadButton(label, interactive=False)
+        button = gr.DownloadButton(ARCHIVE, value=archive, interactive=True)
+        return runs, readout.visit(runs), button
 
     def strip_of(latest: Result | None, picked: gr.SelectData) -> str:
         if latest is None or picked.index >= len(latest.trajectories):

@@ -12,7 +12,7 @@ from pandas import DataFrame
 from demo import api, comparison, controls, panes, readout, wiring
 from demo.controls import HELPER, sentence
 from demo.events import Advanced, Comparison, Stopped
-from demo.pictures import Difference, captioned, png_file, setting_files
+from demo.pictures import Difference, Unwritable, captioned, png_file, setting_files
 from demo.service import NUM_COMPARED, Service
 from flowturbo_core.models.catalog import CLASSES
 from flowturbo_core.models.front import Front
@@ -174,7 +174,10 @@ def shown(service: Service, *values: object) -> Iterator[tuple]:
     """
     latest: Comparison | None = None
     yielded = False
-    with closing(wiring.told(service, service.compare_plans, sentence, *values)) as events:
+    with (
+        wiring.in_a_sentence(sentence, Unwritable),
+        closing(wiring.told(service, service.compare_plans, sentence, *values)) as events,
+    ):
         for event in events:
             if event is None:
                 yield readout.loading(), *_UNCHANGED[1:]
