@@ -20,7 +20,7 @@ _TEMPLATE = """
     <button type="button" data-choose="none">None</button>
 </div>
 <input type="search" placeholder="Search ${names.length} classes" aria-label="Search classes">
-<div class="tiles" role="group" aria-label="Classes" aria-description="Arrows move from class to class">
+<div class="tiles" role="group" aria-label="Classes" aria-description="Arrows move between them">
 ${names.map((name, k) => `
     <button type="button" class="tile" data-label="${k}" aria-pressed="${value.includes(keys[k])}"
         tabindex="${k === current ? 0 : -1}"

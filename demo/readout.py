@@ -27,10 +27,10 @@ STARTING = '<i class="starting" hidden></i>'
 
 # What a step of each kind is, for whoever has not read the paper: one, or several.
 _STEPS = {
-    "H": ("{n} accurate step", "{n} accurate steps"),
-    "P": ("{n} at half the price", "{n} at half the price"),
-    "R": ("{n} nearly free", "{n} nearly free"),
-    "E": ("{n} rough step at half the price", "{n} rough steps at half the price"),
+    "H": ("accurate step", "accurate steps"),
+    "P": ("at half the price", "at half the price"),
+    "R": ("nearly free", "nearly free"),
+    "E": ("rough step at half the price", "rough steps at half the price"),
 }
 
 
@@ -60,13 +60,16 @@ def in_words(plan: SamplePlan) -> str:
     The prices are those of its steps as they are computed: a pseudo corrector that has nothing to
     reuse costs what a Heun step does.
     """
-    groups = re.fullmatch(r"\[(.*)\]x(\d+)|(.*)", str(SamplePlan(plan.kinds)))
-    repeated, times, plain = groups.groups()
-    parts = [_STEPS[kind][int(n) != 1].format(n=n) for kind, n in _GROUP.findall(repeated or plain)]
-    return f"{times} times: {', '.join(parts)}" if times else ", ".join(parts)
+    written = re.fullmatch(r"\[(.*)\]x(\d+)|(.*)", str(SamplePlan(plan.kinds)))
+    repeated, times, plain = written.groups()
+    groups = re.findall(r"([EHPR])(\d+)", repeated or plain)
+    words = ", ".join(_steps_in_words(kind, int(count)) for kind, count in groups)
+    return f"{times} times: {words}" if times else words
 
 
-_GROUP = re.compile(r"([EHPR])(\d+)")
+def _steps_in_words(kind: str, count: int) -> str:
+    one, several = _STEPS[kind]
+    return f"{count} {one if count == 1 else several}"
 
 
 def named(plan: str) -> str:
@@ -188,7 +191,7 @@ def trajectory(previews: Sequence[Preview], pictures: Sequence[Sequence[str]], i
         known = preview.curvature is not None
         number = f"{bend:.2g}" if known else "–"
         steps.append(
-            f'<li title="{KINDS[preview.kind]}: {in_words(SamplePlan(preview.kind))}">'
+            f'<li title="{KINDS[preview.kind]}: {_steps_in_words(preview.kind, 1)}">'
             f'<img src="{small[index]}" width="{THUMBNAIL}" '
             f'height="{THUMBNAIL}" alt="After block {preview.block}, {KINDS[preview.kind]}">'
             f'<span class="bend"><i style="height: {100 * bend / highest:.0f}%"></i></span>'

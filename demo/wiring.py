@@ -62,6 +62,12 @@ _FOLLOW_ADDRESS = f"""(record) => {{
     history.replaceState(null, "", "?" + query + location.hash);
 }}"""
 _READ_ADDRESS = "(live, moves) => [live, moves, location.search.slice(1)]"
+# What the page opens with makes room for what the address asks for.
+_UNLESS_ASKED = f"""(html) => {{
+    const asked = new URLSearchParams(location.search);
+    return {json.dumps(QUERY_NAMES)}.some((name) => asked.has(name))
+        ? {json.dumps(readout.idle())} : html;
+}}"""
 _MAX_RUNS = 50  # that a visit remembers
 _MAX_STRIPS = 8  # pictures of a run whose trajectory is kept
 
@@ -151,11 +157,12 @@ def connect_example(page: gr.Blocks, service: Service, results: Results) -> None
 
     def open_with(request: gr.Request) -> tuple:
         if set(request.query_params) & set(QUERY_NAMES):
-            return gr.skip(), readout.idle(), *(gr.skip(),) * 2
+            return (gr.skip(),) * 4
         pictures, text, _, strip, _, latest = _made_before(example)
         return pictures, text, strip, latest
 
     outputs = [results.gallery, results.readout, results.trajectory, results.latest]
+    page.load(None, results.readout, results.readout, js=_UNLESS_ASKED, **HELPER)
     page.load(open_with, None, outputs, **HELPER)
 
 

@@ -135,6 +135,7 @@ def _results(service: Service) -> Results:
             interactive=False,
             buttons=["fullscreen"],
             min_width=280,
+            elem_classes="pair",
         )
         difference = _pictures("Difference", "var(--pair-height)")
     with gr.Row():
