@@ -12,7 +12,6 @@ from typer import Option
 
 from demo import cache
 from demo.cache import Keeping
-from demo.gate import hosts
 from demo.lifecycle import Interrupted, close, leaving, watch_signals
 from flowturbo_core.requests import whole_number
 from flowturbo_core.usage import number, run
@@ -57,8 +56,10 @@ def main(
     if mcp and importlib.util.find_spec("mcp") is None:
         raise ValueError("--mcp: pip install -r requirements-mcp.txt -c constraints.txt")
     listens_on = (host or LOOPBACK[0]).strip("[]")
-    answers_to = hosts(listens_on, allowed_hosts, os.environ)
     check_address(listens_on, port)
+    from demo.gate import hosts  # only now: what it imports takes half a second
+
+    answers_to = hosts(listens_on, allowed_hosts, os.environ)
     cache.claim()
     check_cache()
     check_model(model, device, dtype)

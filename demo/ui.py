@@ -20,7 +20,7 @@ from demo.service import Service
 from demo.tabs import about, class_conditional, compare, text_to_image
 from demo.text_service import TextService
 from demo.upkeep import MAX_SESSIONS, upkeep
-from flowturbo_core.metadata import TextSettings
+from flowturbo_core.metadata import is_of_texts, model_in
 
 # Fonts the reader already has: the page downloads nothing from elsewhere.
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
@@ -72,6 +72,11 @@ _HERE = Path(__file__).parent
 def build(service: ClassService, *texts: TextService) -> gr.Blocks:
     """Return the page, served by `service` and, where there are models of texts, by `texts`."""
     services = (service, *texts)
+    models_of_text = {its.name for its in texts}
+
+    def of_text(query: str) -> bool:
+        return bool(texts) and (is_of_texts(query) or model_in(query) in models_of_text)
+
     with api.Page(title="FlowTurbo Studio", analytics_enabled=False) as page:
         with gr.Row(elem_classes="page-header"):
             gr.HTML(
@@ -82,11 +87,10 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
             status = gr.HTML(_status(services), apply_default_css=False, elem_classes="status")
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             with gr.Tab("Class-conditional", id="class-conditional"):
-                elsewhere = {its.name for its in texts}
-                class_conditional.build(service, page, lambda model: model not in elsewhere)
+                class_conditional.build(service, page, lambda query: not of_text(query))
             if texts:
                 with gr.Tab("Text to image", id="text-to-image"):
-                    text_to_image.build(texts, page)
+                    text_to_image.build(texts, page, of_text)
             with gr.Tab("Compare", id="compare"):
                 compare.build(services, page)
             with gr.Tab("About", id="about"):
@@ -99,9 +103,8 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
             yield _status(services)
 
         def opened(request: gr.Request) -> gr.Tabs:
-            asked = request.query_params
-            of_text = TextSettings.THING in asked or asked.get("model") in elsewhere
-            return gr.Tabs(selected="text-to-image") if of_text else gr.skip()
+            is_of_text = of_text(str(request.query_params))
+            return gr.Tabs(selected="text-to-image") if is_of_text else gr.skip()
 
         page.load(follow, None, status, **wiring.ONCE_LOADED)
         if texts:

@@ -13,11 +13,11 @@ from flowturbo_core.metadata import Settings
 def build(
     service: ClassService,
     page: gr.Blocks,
-    takes: Callable[[str | None], bool] = lambda model: True,
+    takes: Callable[[str], bool] = lambda query: True,
 ) -> None:
     """Add the tab's controls and pictures to `page`, served by `service`.
 
-    `takes` tells by the model that an address names whether it is for this tab.
+    `takes` tells whether an address's query is for this tab.
     """
     with gr.Row(elem_classes="workbench"):
         with gr.Column(scale=2, min_width=320):
@@ -29,7 +29,7 @@ def build(
             seed = controls.seed_controls()
             buttons = controls.run_controls("Generate")
         with gr.Column(scale=3, min_width=320):
-            results = controls.results()
+            results = controls.results(service)
             visit = controls.visit_controls(service)
     # In the order in which the handler takes them.
     inputs = [classes, *plan.sliders, guidance_scale, num_images, *seed]
@@ -43,6 +43,7 @@ def build(
     wiring.connect(service, "class-conditional", ask, inputs, plan, buttons, results)
     wiring.connect_visit(page, service, values_of, inputs, plan, results, visit, takes)
     wiring.connect_budget(page, service, plan)
+    wiring.connect_example(page, service, results)
     api.publish(handler(service), arguments(service), ["Pictures"])
 
 

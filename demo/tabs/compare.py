@@ -96,7 +96,7 @@ def _build_pane(service: Service, has_endpoint: bool) -> None:
             with gr.Group():
                 guidance_scale = controls.guidance_control(service)
                 num_images = controls.images_control(NUM_COMPARED, f"Images per {service.THING}")
-            seed = controls.seed_controls()
+            seed = controls.seed_controls(is_random=False)
             buttons = controls.run_controls("Compare")
         with gr.Column(scale=3, min_width=320):
             results = _results(service)
@@ -127,6 +127,7 @@ def _results(service: Service) -> Results:
         comparison.idle(), label="Readout", apply_default_css=False, elem_classes="readout"
     )
     figures = gr.HTML(comparison.figures(None, None), label="Figures", apply_default_css=False)
+    gr.HTML(comparison.why_pictures_part(), apply_default_css=False)
     with gr.Row():
         slider = gr.ImageSlider(
             label="One over the other",
@@ -134,6 +135,7 @@ def _results(service: Service) -> Results:
             interactive=False,
             buttons=["fullscreen"],
             min_width=280,
+            elem_classes="pair",
         )
         difference = _pictures("Difference", "var(--pair-height)")
     with gr.Row():

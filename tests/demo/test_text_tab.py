@@ -125,6 +125,12 @@ def test_what_is_not_read_of_a_prompt_is_said(text_service):
     assert text_service.cut_warning("") == ""
 
 
+def test_a_text_beyond_the_limit_is_refused_where_it_is_written(text_service):
+    said = text_service.cut_warning("x" * 2001)
+    assert "prompt has 2,001 characters; at most 2,000 are read" in said
+    assert "negative_prompt has 3,000" in text_service.cut_warning("a cat", "x" * 3000)
+
+
 def test_what_was_not_read_is_said_with_the_result(text_service):
     long = "a red boat " * 6
     for changes in ({"prompt": long}, {"negative_prompt": long}):
