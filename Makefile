@@ -23,7 +23,7 @@ help:
 	@echo "make test-all  the slow tests too"
 	@echo "make screenshots  take the README's pictures of the page again"
 	@echo "make benchmarks  measure again what assets/benchmarks holds (hours)"
-	@echo "make tables    write the README's tables from assets/benchmarks"
+	@echo "make tables    write the tables of the README and of docs/ from assets/benchmarks"
 	@echo "make lint      check the style;  make format  mend it"
 	@echo "make gpu PYTHON=python3 [MINUTES=20]  tests, timings and training on a GPU"
 	@echo "make eval-env  an environment for FID and its like, in $(VENV)-eval;  make eval-test  its tests"
@@ -129,7 +129,7 @@ refiners: $(VENV)/demo.stamp
 	  $(REFINER)/refiner,$(REFINER)/refiner:released,$(REFINER_RUNS)/up-to-0.06/model,$(REFINER_RUNS)/up-to-0.12/model,$(REFINER_RUNS)/up-to-0.25/model,$(REFINER_RUNS)/guided/model \
 	  --json $(BENCHMARKS)-refiners.json
 
-# The README's tables, out of what `evaluate` and `bench` wrote to assets/benchmarks.
+# The tables of the README and of docs/, from what `evaluate` and `bench` wrote to assets/benchmarks.
 tables: $(VENV)/demo.stamp
 	$(RUN) -m flowturbo_core.evaluation.tables
 
