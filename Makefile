@@ -20,6 +20,7 @@ RUN := $(VENV)/bin/python
 help:
 	@echo "make demo      install what is needed and start the page on http://127.0.0.1:7860"
 	@echo "make test      all tests but the slow ones and those that need a GPU"
+	@echo "               make test ORDER=7: in a random order, always the same of one seed"
 	@echo "make test-all  the slow tests too"
 	@echo "make screenshots  take the README's pictures of the page again"
 	@echo "make benchmarks  measure again what assets/benchmarks holds (hours)"
@@ -51,9 +52,11 @@ demo: $(VENV)/demo.stamp
 	$(RUN) app.py $(ARGS)
 
 # Three processes of one thread each: most tests wait, or have little to compute. Each takes a third
-# in order, as tests of a file share models and pages, and at its end some of another's.
+# in order, as tests of a file share models and pages, and at its end some of another's. ORDER
+# shuffles the files, and the tests of each: no test may need another before it.
 test: $(VENV)/test.stamp $(VENV)/chromium.stamp
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 3 --dist worksteal -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 3 --dist worksteal -m "not slow and not gpu" \
+	  $(if $(ORDER),--random-order-bucket=module --random-order-seed=$(ORDER))
 
 test-all: test
 	$(RUN) -m pytest -q -m "slow and not gpu"

@@ -1,24 +1,33 @@
 """Pictures as files that a browser fetches."""
 
+import errno
 import hashlib
 import json
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 from zipfile import ZipFile
 
 import numpy as np
-from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from demo import cache
 from flowturbo_core.metadata import AnySettings
 
 _LEVELS = 255
 _MAX_FACTOR = 64
 _SHOWN_WHOLE = 99  # percent of the levels; the few of a shifted edge would keep all others dark
+
+
+class Unwritable(ValueError):
+    """Pictures cannot be written: the disk is full, or the folder is nobody's to write to."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +68,56 @@ def png_file(picture: Image.Image, name: str = "picture", text: PngInfo | None =
 
     Gradio would do this too, but writes a picture that is already there once more, in place: the
     result repeats the last preview, and a browser fetching that at the moment would get half.
+    Raises Unwritable, in one sentence; then nothing is left of it.
     """
+    return _png_file(cache.folder(), picture, name, text)
+
+
+def preview_file(picture: Image.Image) -> str:
+    """Write a picture that is shown until the next one is there; it is soon removed.
+
+    Raises Unwritable as `png_file` does.
+    """
+    return _png_file(cache.previews(), picture, "preview", None)
+
+
+def _png_file(folder: Path, picture: Image.Image, name: str, text: PngInfo | None) -> str:
     buffer = BytesIO()
     picture.save(buffer, "PNG", pnginfo=text)
     content = buffer.getvalue()
-    file = Path(get_upload_folder()) / hashlib.sha256(content).hexdigest() / f"{name}.png"
-    if not file.exists():
+    file = folder / hashlib.sha256(content).hexdigest() / f"{name}.png"
+    try:
+        os.utime(file)  # it is as new as one that is written now
+    except FileNotFoundError:
+        with _written(file) as part:
+            part.write(content)
+    return str(file)
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write to, which then becomes `file`: whole, or not at all."""
+    part = None
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-            part.write(content)
+            yield part
         Path(part.name).replace(file)
-    return str(file)
+    except BaseException as error:
+        if part is not None:
+            Path(part.name).unlink(missing_ok=True)
+        with suppress(OSError):
+            file.parent.rmdir()  # unless others' files are there
+        if isinstance(error, OSError):
+            raise Unwritable(_in_words(error)) from error
+        raise
+
+
+def _in_words(error: OSError) -> str:
+    where = cache.folder()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk of {where} is full: no picture can be shown until there is space"
+    return f"pictures cannot be written to {where}: {error.strerror or error}"
 
 
 def setting_files(
@@ -89,10 +137,13 @@ def captioned(files: Sequence[str], captions: Sequence[str]) -> list[tuple[str, 
 
 
 def zip_file(files: Sequence[str], name: str, record: Mapping[str, object]) -> str:
-    """Put pictures and, as settings.json, their record into one archive; return its file."""
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    with ZipFile(folder / f"{name}.zip", "w") as archive:
+    """Put pictures and, as settings.json, their record into one archive; return its file.
+
+    Raises Unwritable as `png_file` does.
+    """
+    archive = cache.folder() / uuid.uuid4().hex / f"{name}.zip"
+    with _written(archive) as part, ZipFile(part, "w") as opened:
         for k, file in enumerate(files):
-            archive.write(file, f"{k:03d}-{Path(file).name}")
-        archive.writestr("settings.json", json.dumps(record, indent=2) + "\n")
-    return str(folder / f"{name}.zip")
+            opened.write(file, f"{k:03d}-{Path(file).name}")
+        opened.writestr("settings.json", json.dumps(record, indent=2) + "\n")
+    return str(archive)

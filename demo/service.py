@@ -10,10 +10,10 @@ from concurrent.futures import Future, wait
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from demo.accelerator import Accelerator
+from demo.accelerator import Accelerator, closing_down
 from demo.budget import Budget
 from demo.downloads import Download
-from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stopped
+from demo.events import Advanced, Comparison, Done, Kept, PlanSummary, Preview, Stopped
 from demo.slider_plans import Counts, SliderPlans
 from demo.tickets import End, Wanted
 from flowturbo_core.metadata import AnySettings
@@ -112,6 +112,10 @@ class Service:
             if self._loading is not None and self._loading.done():
                 self._loading = None
 
+    def close(self) -> None:
+        """End what runs within one block, and refuse it, what waits and what comes later."""
+        self._accelerator.close()
+
     @property
     def is_here(self) -> bool:
         """Whether the model's weights are on this machine."""
@@ -175,6 +179,13 @@ class Service:
     def name(self) -> str:
         """What the page calls the model."""
         return self.model.name
+
+    @property
+    def example(self) -> Kept | None:
+        """What the model made before of what the page opens with; None where nothing is kept."""
+        from demo import examples  # it imports the services
+
+        return examples.of(self.model)
 
     @property
     def has_refiner(self) -> bool:
@@ -330,6 +341,8 @@ class Service:
     def _until_ended(self, work: Callable[["Engine"], Iterator[Any]], end: End) -> Iterator[Any]:
         loading = self._begin()
         while not loading.done() and not end.event.is_set():
+            if self._accelerator.is_closed:  # what is being loaded goes on, and nobody waits
+                raise closing_down()
             yield None
             wait([loading], _LOOK_AGAIN_S)
         if not end.event.is_set():
@@ -355,5 +368,5 @@ def loader(
 def drawn_seed(seed: object, randomise: object) -> object:
     """Return the seed, unchecked, or one that is drawn."""
     if not isinstance(randomise, bool):
-        raise ValueError(f"randomise must be true or false, not {randomise!r}")
+        raise ValueError(f"randomise must be true or false, not {brief(randomise)}")
     return random.randint(0, MAX_SEED - MAX_IMAGES) if randomise else seed

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from weakref import WeakValueDictionary
 
-_MAX_VISITORS = 10_000  # whose last Stop is remembered
+_MAX_VISITORS = 1000  # whose last Stop is remembered
 
 
 @dataclass(eq=False)

@@ -259,6 +259,16 @@ def model_in(query: str) -> str | None:
         return None
 
 
+def is_of_texts(query: str) -> bool:
+    """Tell whether an address's query names what only texts have, such as a prompt."""
+    try:
+        named = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+    except ValueError:
+        return False
+    own = {TextSettings.THING, *TextSettings.KINDS} - {Settings.THING, *Settings.KINDS}
+    return Settings.THING not in named and not own.isdisjoint(named)
+
+
 _IN_WORDS = {str: "a text", float: "a number", int: "a whole number"}
 
 

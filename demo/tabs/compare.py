@@ -12,7 +12,7 @@ from pandas import DataFrame
 from demo import api, comparison, controls, panes, readout, wiring
 from demo.controls import HELPER, sentence
 from demo.events import Advanced, Comparison, Stopped
-from demo.pictures import Difference, captioned, png_file, setting_files
+from demo.pictures import Difference, Unwritable, captioned, png_file, setting_files
 from demo.service import NUM_COMPARED, Service
 from flowturbo_core.models.catalog import CLASSES
 from flowturbo_core.models.front import Front
@@ -96,7 +96,7 @@ def _build_pane(service: Service, has_endpoint: bool) -> None:
             with gr.Group():
                 guidance_scale = controls.guidance_control(service)
                 num_images = controls.images_control(NUM_COMPARED, f"Images per {service.THING}")
-            seed = controls.seed_controls()
+            seed = controls.seed_controls(is_random=False)
             buttons = controls.run_controls("Compare")
         with gr.Column(scale=3, min_width=320):
             results = _results(service)
@@ -127,6 +127,7 @@ def _results(service: Service) -> Results:
         comparison.idle(), label="Readout", apply_default_css=False, elem_classes="readout"
     )
     figures = gr.HTML(comparison.figures(None, None), label="Figures", apply_default_css=False)
+    gr.HTML(comparison.why_pictures_part(), apply_default_css=False)
     with gr.Row():
         slider = gr.ImageSlider(
             label="One over the other",
@@ -134,6 +135,7 @@ def _results(service: Service) -> Results:
             interactive=False,
             buttons=["fullscreen"],
             min_width=280,
+            elem_classes="pair",
         )
         difference = _pictures("Difference", "var(--pair-height)")
     with gr.Row():
@@ -174,7 +176,10 @@ def shown(service: Service, *values: object) -> Iterator[tuple]:
     """
     latest: Comparison | None = None
     yielded = False
-    with closing(wiring.told(service, service.compare_plans, sentence, *values)) as events:
+    with (
+        wiring.in_a_sentence(sentence, Unwritable),
+        closing(wiring.told(service, service.compare_plans, sentence, *values)) as events,
+    ):
         for event in events:
             if event is None:
                 yield readout.loading(), *_UNCHANGED[1:]
@@ -324,10 +329,13 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             class_names: list of class names, or of labels counted from 0.
             first_plan: a plan of 1 to 100 steps, such as H8, H1P5R3, [H1P1R1]x3 or E25.
             second_plan: another plan of 1 to 100 steps.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
+                the class out.
             num_images: images of each class, a whole number from 1 to 4.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
+
+        A value that is left out, or null over HTTP, is the default.
 
         Returns:
             The pictures of the first plan and those of the second (PNG, with their settings in
@@ -355,10 +363,13 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             prompt: what to show, at most 2000 characters.
             first_plan: a plan of 1 to 100 steps, such as H8, H1P6R3, [H1P1R1]x3 or E25.
             second_plan: another plan of 1 to 100 steps.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
+                the prompt out.
             num_images: images of the text, a whole number from 1 to 4.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
+
+        A value that is left out, or null over HTTP, is the default.
 
         Returns:
             What `/compare_plans` returns.

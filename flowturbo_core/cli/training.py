@@ -1,5 +1,6 @@
 """The commands that make models: training, converting, bundling."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from flowturbo_core.models.catalog import (
 from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.convert import convert_sit
 from flowturbo_core.models.convert_text import convert_text_to_image
+from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.training import commands
 from flowturbo_core.training.refiner import Pairs
@@ -61,7 +63,8 @@ def train(
         float, typer.Option(parser=number, help="Longest step it learns to refine (refiners).")
     ] = Pairs.max_dt,
     guidance_scale: Annotated[
-        float, typer.Option(parser=number, help="Guidance it learns to refine at (refiners).")
+        float,
+        typer.Option(parser=number, help="Guidance it refines at (refiners); 1 is none."),
     ] = Pairs.guidance_scale,
     seed: Annotated[int, typer.Option(help="Of weights, noise and scenes.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
@@ -130,7 +133,7 @@ def convert(
     raw: Annotated[bool, typer.Option(help="Take the raw weights, not the averaged.")] = False,
 ) -> None:
     """Turn released checkpoints into a model folder."""
-    convert_sit(predictor, vae, num_heads, output, refiner, raw)
+    _print_doubts(convert_sit(predictor, vae, num_heads, output, refiner, raw))
     print(f"wrote {output}")
 
 
@@ -145,8 +148,13 @@ def convert_text(
 ) -> None:
     """Turn a text-to-image folder's pickled weights into safetensors, or give it a refiner."""
     settings = {} if default_plan is None else {"default_plan": default_plan}
-    convert_text_to_image(model_folder(folder), output, settings, refiner)
+    _print_doubts(convert_text_to_image(model_folder(folder), output, settings, refiner))
     print(f"wrote {output}")
+
+
+def _print_doubts(pipeline: FlowPipeline) -> None:
+    for doubt in pipeline.doubts:
+        print(f"warning: {doubt}", file=sys.stderr)
 
 
 @app.command()

@@ -16,6 +16,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageDraw
 
+from flowturbo_core.checks import brief
+
 IMAGE_SIZE = 128
 ENLARGE = 3  # subjects and clouds are drawn this much larger, then reduced: smooth edges
 
@@ -56,7 +58,7 @@ class Chance:
 def check_seed(seed: int) -> None:
     """Raise ValueError unless `seed` is a whole number from 0."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed is {seed!r}; allowed: integers from 0")
+        raise ValueError(f"seed is {brief(seed)}; allowed: integers from 0")
 
 
 # Colours ------------------------------------------------------------------------------------

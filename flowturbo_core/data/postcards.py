@@ -12,6 +12,7 @@ from itertools import product
 
 from PIL import Image
 
+from flowturbo_core.checks import brief
 from flowturbo_core.data.postcard_art import paint
 from flowturbo_core.data.postcard_captions import caption
 from flowturbo_core.data.postcard_landscapes import LANDSCAPES
@@ -104,7 +105,7 @@ class Scene:
 
 def _check(name: str, value: object, allowed: tuple) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
+        raise ValueError(f"{name} is {brief(value)}; allowed: {', '.join(map(repr, allowed))}")
 
 
 # Splits -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from flowturbo_core.checks import brief, check_known
 from flowturbo_core.data.postcard_captions import prompt
 from flowturbo_core.data.postcards import CLASSES, IMAGE_SIZE, SPLITS, sample_scene
 from flowturbo_core.data.scenes import SHEET_SEED, AttributedScenes, attribute_labels
@@ -51,7 +52,7 @@ from flowturbo_core.models.catalog import bundled_models, model_folder
 from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
 from flowturbo_core.models.storage import load_model
 from flowturbo_core.pipelines.base import FlowPipeline
-from flowturbo_core.requests import MAX_SEED, TextToImageRequest, brief, whole_number
+from flowturbo_core.requests import MAX_SEED, TextToImageRequest, whole_number
 
 METRICS = ("frechet", "accuracy", "solver", "reference")
 DEFAULT_METRICS = METRICS[:3]
@@ -98,9 +99,7 @@ class Settings:
         parse_contenders(self.plans, self.rivals)
         last = MAX_SEED - max(self.num_samples, NUM_NOISES) + 1
         whole_number(f"the first seed of {self.num_samples} samples", self.seed, 0, last)
-        unknown = [metric for metric in self.metrics if metric not in METRICS]
-        if unknown or not self.metrics:
-            raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
+        check_known("metrics", self.metrics, METRICS)
         if self.scenes not in SPLITS:
             raise ValueError(f"scenes {brief(self.scenes)} is not one of {', '.join(SPLITS)}")
         if "reference" in self.metrics and "solver" not in self.metrics:

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowturbo_core.checks import check_known
+from flowturbo_core.data.captions import read_captions
 from flowturbo_core.data.folders import (
     Pictures,
     open_pictures,
-    read_captions,
     refusing,
     sides,
 )
@@ -76,9 +77,7 @@ def fidelity(
     Raises ValueError, in one sentence, for pictures, captions or statistics that are too few,
     damaged or do not fit each other, and for packages or weights that cannot be had.
     """
-    unknown = [metric for metric in metrics if metric not in METRICS]
-    if unknown or not metrics:
-        raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
+    check_known("metrics", metrics, METRICS)
     drawn = open_pictures(generated, max(_LEAST[metric] for metric in metrics))
     comparing = [metric for metric in _COMPARING if metric in metrics]
     compared = given = texts = None

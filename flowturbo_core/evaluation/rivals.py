@@ -165,7 +165,7 @@ def parse_contenders(plans: Sequence[str], rivals: Sequence[str] = ()) -> list[C
     """Read what is to be compared: at least one plan, none of them twice, and rivals after them."""
     parsed = [Rival.parse(text) for text in rivals]
     if len(set(map(str, parsed))) != len(parsed):
-        raise ValueError(f"a rival is named twice in {', '.join(rivals)}")
+        raise ValueError(f"a rival is named twice in {brief(', '.join(rivals))}")
     return [*parse_distinct(plans), *parsed]
 
 

@@ -5,6 +5,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from flowturbo_core.checks import unknown
 from flowturbo_core.models.catalog import EXAMPLE_PROMPTS
 from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
 from flowturbo_core.models.unet import SD_REFINER, SD_UNET
@@ -42,7 +43,7 @@ def random_pipeline(architecture: str, device: torch.device, dtype: torch.dtype)
     Stable Diffusion's autoencoder.
     """
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(unknown("architecture", architecture, ARCHITECTURES))
     with device:
         vae = AutoencoderKL(**_RELEASED_VAE)
         make = _random_sit if architecture in PRESETS else _random_sd

@@ -1,17 +1,14 @@
 """Measures how long plans take. They take turns, so that no plan meets a warmer machine."""
 
-import json
-import os
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from flowturbo_core.checks import check_known
 from flowturbo_core.devices import VERSIONS, describe_device
-from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.plan import SamplePlan
@@ -94,9 +91,7 @@ def _in_modes(
     pipeline: FlowPipeline, modes: Sequence[str]
 ) -> tuple[dict[str, FlowPipeline], list[str]]:
     """Return the pipeline in each mode, and notes on the modes that are left out."""
-    unknown = [mode for mode in modes if mode not in MODES]
-    if unknown or not modes:
-        raise ValueError(f"modes {', '.join(unknown)!r}: choose from {', '.join(MODES)}")
+    check_known("modes", modes, MODES)
     found, notes = {}, []
     for mode in modes:
         try:
@@ -142,11 +137,3 @@ class _PeakMemory:
             return None
         unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kibibytes elsewhere
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-
-
-def write_json(content: dict[str, Any], file: Path) -> None:
-    """Write `content` to `file` in one go: a killed run leaves no partial file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(file)
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, file)

@@ -1,6 +1,5 @@
 """Measures how straight trajectories are. FlowTurbo's refiner is small because they are."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.evaluation.solver_error import NUM_NOISES, jobs
+from flowturbo_core.files import written_whole
 from flowturbo_core.guidance import GuidedPredictor
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.plan import SamplePlan
@@ -144,6 +143,5 @@ def plot(described: dict[str, Any], title: str, file: Path) -> None:
     left.set_title(title)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    partial = partial_name(file)
-    figure.savefig(partial, dpi=150, format=file.suffix.removeprefix("."))
-    os.replace(partial, file)
+    with written_whole(file) as partial:
+        figure.savefig(partial, dpi=150, format=file.suffix.removeprefix("."))

@@ -157,4 +157,4 @@ def _others(entries: Any) -> tuple[FrontPlan, ...]:
 
 def _check_distinct(names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
-        raise ValueError(f"a plan is named twice in {', '.join(names)}")
+        raise ValueError(f"a plan is named twice in {brief(', '.join(names))}")

@@ -179,6 +179,7 @@ def _settle(model: HubModel, arrived: Path) -> None:
     from flowturbo_core.models.convert_text import convert_text_to_image  # imports torch
 
     settings = {
+        "velocity": "data - noise",  # as InstaFlow's, and their folders do not say it
         "default_plan": model.default_plan,
         "default_guidance_scale": model.default_guidance_scale,
     }

@@ -276,7 +276,7 @@ class SiTRefiner(_SiT):
     ):
         super().__init__()
         if variant not in REFINER_VARIANTS:
-            raise ValueError(f"refiner variant {variant!r} is not one of {REFINER_VARIANTS}")
+            raise ValueError(f"refiner variant {brief(variant)} is not one of {REFINER_VARIANTS}")
         self._build(input_channels=2 * in_channels)
 
     @property

@@ -9,7 +9,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from flowturbo_core.data.folders import Squares, read_captions
+from flowturbo_core.checks import brief
+from flowturbo_core.data.captions import read_captions
+from flowturbo_core.data.folders import Squares
 from flowturbo_core.data.latents import encoded_once
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.data.scenes import SHEET_SEED, cached_latents
@@ -20,12 +22,13 @@ from flowturbo_core.models.autoencoder import (
     downsampling_factor,
     latent_statistics,
 )
-from flowturbo_core.models.catalog import model_folder
+from flowturbo_core.models.catalog import model_folder, read_index
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import Model, load_model, read_record
 from flowturbo_core.models.text_encoder import load_text_encoder, load_tokenizer
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.convention import VELOCITY, read_convention
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.requests import whole_number
 from flowturbo_core.training.autoencoder import AutoencoderObjective
@@ -133,6 +136,11 @@ def train_text_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> 
         pipeline = TextToImagePipeline(unet, vae, CLIPTextModel(config), tokenizer)
     else:
         pipeline = _text_pipeline(options.init, vae)
+        if pipeline.velocity != VELOCITY:
+            raise ValueError(
+                f"{options.init} predicts {pipeline.velocity}, and what is trained on here must "
+                f"predict {VELOCITY}"
+            )
     data = _prompted_latents(pipeline, recipe.num_latents, options)
     return _run(TextFlowObjective(pipeline, data), recipe.text_training, options)
 
@@ -144,7 +152,7 @@ def train_text_refiner(
     recipe = get_recipe(recipe_name, "text_refiner")
     if recipe.num_latents is None:
         raise ValueError(
-            f"recipe {recipe_name!r} has no scenes: give --pictures and their --captions"
+            f"recipe {brief(recipe_name)} has no scenes: give --pictures and their --captions"
         )
     _check(options, recipe.text_refiner_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
@@ -174,7 +182,7 @@ def train_refiner_on_pictures(
     refiner = _start(UNet2DConditionModel, recipe.text_refiner, options)
     model = TextToImagePipeline.from_pretrained(predictor)
     pipeline = TextToImagePipeline(
-        model.unet, model.vae, model.text_encoder, model.tokenizer, refiner
+        model.unet, model.vae, model.text_encoder, model.tokenizer, refiner, velocity=model.velocity
     )
     side = pipeline.latent_shape[-1] * downsampling_factor(pipeline.vae)
     squares = Squares(pictures, side)
@@ -191,6 +199,7 @@ def train_refiner_on_pictures(
         options.cache,
         options.workers,
         max(1, _PIXELS_ENCODED // side**2),
+        squares.origin_of,
     )
     data = with_captions(data, texts[:count], pipeline)
     objective = TextRefinerObjective(pipeline, data, pairs, texts[:_SHOWN])
@@ -202,12 +211,15 @@ def _text_pipeline(
 ) -> TextToImagePipeline:
     """Return the trained parts in `folder`, around `vae`; refuses parts that do not fit."""
     folder = model_folder(folder)  # which may be the name of one
+    is_whole = (folder / "model_index.json").is_file()  # else a run of this project left the parts
+    index = read_index(folder, *TextToImagePipeline.INDEX_CLASSES) if is_whole else {}
     return TextToImagePipeline(
         load_model(UNet2DConditionModel, folder / "unet"),
         vae,
         load_text_encoder(folder / "text_encoder"),
         load_tokenizer(folder / "tokenizer"),
         refiner,
+        velocity=read_convention(folder, index).velocity,
     )
 
 

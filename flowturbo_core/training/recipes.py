@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from flowturbo_core.checks import brief, unknown
 from flowturbo_core.models.unet import SD_REFINER
 from flowturbo_core.training.loop import Hyperparameters
 
@@ -144,9 +145,9 @@ def get_recipe(name: str, part: str) -> Recipe:
     Raises ValueError, naming those that there are.
     """
     if name not in RECIPES:
-        raise ValueError(f"recipe {name!r} is not known; there is {', '.join(RECIPES)}")
+        raise ValueError(unknown("recipe", name, tuple(RECIPES)))
     recipe = RECIPES[name]
     if getattr(recipe, part) is None:
         able = [other for other, its in RECIPES.items() if getattr(its, part) is not None]
-        raise ValueError(f"recipe {name!r} has no {part}; there is one in {', '.join(able)}")
+        raise ValueError(f"recipe {brief(name)} has no {part}; there is one in {', '.join(able)}")
     return recipe

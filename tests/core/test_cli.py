@@ -85,6 +85,19 @@ def test_a_mistake_in_a_shell_is_one_line_and_exit_code_2(tmp_path):
     assert str(tmp_path / "nowhere") in done.stderr
 
 
+@pytest.mark.parametrize("command", ["sample", "bench", "evaluate", "straightness"])
+def test_guidance_of_zero_is_warned_of(command, command_line, pipeline_folder, tmp_path):
+    options = {
+        "sample": ("--output-dir", tmp_path / "out", "--plan", "E1"),
+        "bench": ("--json", tmp_path / "b.json", "--plans", "E1", "--repeats", 1),
+        "evaluate": ("--json", tmp_path / "e.json", "--plans", "E1", "--metrics", "speed"),
+        "straightness": ("--json", tmp_path / "s.json", "--num-steps", 2),
+    }[command]
+    done = command_line(command, "--model", pipeline_folder, "--guidance-scale", 0, *options)
+    said = "warning: at guidance 0 the class has no effect; 1 is no guidance"
+    assert done.err.count(said) == 1 and done.err.startswith(said)
+
+
 def test_every_option_has_a_default(command_line, pipeline_folder, tmp_path):
     done = command_line("sample", "--model", pipeline_folder, "--output-dir", tmp_path / "out")
     assert done.code == 0, done.err

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from flowturbo_core.data.folders import open_pictures, read_captions
+from flowturbo_core.data.captions import read_captions
+from flowturbo_core.data.folders import open_pictures
 from flowturbo_core.evaluation import fidelity as module
 from flowturbo_core.evaluation.fidelity import (
     fidelity,
@@ -187,9 +188,9 @@ def test_folders_that_hold_no_pictures_of_one_size(no_network, tmp_path):
 
 
 def test_pictures_of_formats_that_are_no_one_rgb_picture(no_network, tmp_path):
-    for name, shape, dtype in (("RGBA", (8, 8, 4), np.uint8), ("I;16", (8, 8), np.uint16)):
-        folder = folder_of(tmp_path / name.replace(";", ""), np.zeros((2, *shape), dtype))
-        refused(f"000.png cannot be read as a picture: its format is {name}", folder)
+    clear, deep = np.zeros((2, 8, 8, 4), np.uint8), np.zeros((2, 8, 8), np.uint16)
+    refused("000.png .*: it is transparent in places", folder_of(tmp_path / "clear", clear))
+    refused("000.png .*: its format is I;16", folder_of(tmp_path / "deep", deep))
 
 
 def test_unreadable_pictures(no_network, tmp_path):
@@ -413,11 +414,15 @@ def test_captions_are_by_name_or_a_line_each(captioned, tmp_path):
             '{"000.png": "a", "001.png": "b", "002.png": "c", "3.png": "d"}',
             "no picture for the caption of '3.png'",
         ),
-        ("c.json", '{"000.png": "a", "001.png": 3, "002.png": "c"}', "caption 2 must be a text"),
-        ("c.json", "[]", "must hold a JSON object"),
-        ("c.txt", "a\nb\n", "has 2 lines, and .*drawn 3 pictures"),
-        ("c.txt", "a\n\nb", "caption 2 must be a text, not ''"),
-        ("missing.txt", None, "cannot be read as text"),
+        (
+            "c.json",
+            '{"000.png": "a", "001.png": 3, "002.png": "c"}',
+            "c.json, '001.png': the caption must be a text, not 3",
+        ),
+        ("c.json", "3", "must hold a JSON object of captions, or a list, not a int"),
+        ("c.txt", "a\nb\n", "has 2 captions, and .*drawn 3 pictures"),
+        ("c.txt", "a\n\nb", "c.txt, line 2: the caption must be a text, not ''"),
+        ("missing.txt", None, "there is no file"),
         ("missing.json", None, "there is no file"),
     ],
 )

@@ -114,9 +114,9 @@ def _transparent(own):
 @pytest.mark.parametrize(
     ("spoil", "options", "named"),
     [
-        (_no_caption, (), ["no caption for the picture 'b.jpg'"]),
-        (_control_character, (), ["prompt", "control character"]),
-        (_transparent, (), ["a.png", "RGBA"]),
+        (_no_caption, (), ["no caption for 2 of the pictures: 'b.jpg', 'c.png'"]),
+        (_control_character, (), ["captions.json, 'a.png': the caption", "control character"]),
+        (_transparent, (), ["a.png", "transparent"]),
         (lambda own: own.pop("--captions"), (), ["--pictures and --captions"]),
         (lambda own: own.pop("--pictures"), (), ["--pictures and --captions"]),
         (lambda own: None, ("--num-latents", 4), ["num_latents", "1 to 3, not 4"]),
