@@ -136,6 +136,19 @@ def test_from_two_plans_to_pictures_and_times(visit):
     assert visit.seed.input_value() == "7"
 
 
+def test_what_comes_all_at_once_is_shown(visit):
+    # As to a browser that is behind: each message is read when those after it are there, too.
+    visit.page.route("**/queue/data?*", lambda route: route.fulfill(response=route.fetch()))
+    visit.choose_classes("cat", "fish")
+    visit.write_plans("H2", "E1")
+    visit.run()
+    expect(visit.difference).to_have_count(1)
+    for pictures, plan in zip(visit.galleries, ("H2", "E1"), strict=True):
+        expect(pictures).to_have_count(2)
+        expect(pictures.first).to_have_attribute("src", re.compile(f"cat-{plan}-"))
+    expect(visit.area.locator(".slider-wrap img, .slider img").first).to_be_visible()
+
+
 @pytest.mark.parametrize(("size", "colours"), [*LOOKS, *seldom(*OTHER_LOOKS)])
 def test_the_chart_marks_the_two(browser, tuned_address, size, colours):
     visit = Comparing(browser, tuned_address, SIZES[size], colours)
