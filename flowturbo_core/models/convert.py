@@ -195,7 +195,11 @@ def _unwrapped(content: Any, raw: bool) -> tuple[Any, list[str]]:
     taken: list[str] = []
     first, second = (_AS_TRAINED, _AVERAGED) if raw else (_AVERAGED, _AS_TRAINED)
     while isinstance(content, dict) and len(taken) < _DEEPEST:
-        inner = (name for name in (*first, *second) if isinstance(content.get(name), dict))
+        inner = (
+            name
+            for name in (*first, *second)
+            if name in content and not isinstance(content[name], Tensor)
+        )
         if (name := next(inner, None)) is None:
             break
         taken.append(name)

@@ -35,7 +35,8 @@ def test_a_model_is_found_by_name_or_by_folder(shelf, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["nothing-of-the-kind", "README.md", "no/such/folder"])
-def test_an_unknown_model_is_refused_with_the_known_names(shelf, name):
+def test_an_unknown_model_is_refused_with_the_known_names(shelf, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "wind")  # where no README.md is
     with pytest.raises(ValueError) as refusal:
         catalog.model_folder(name)
     for part in (name, "flying", "sailing"):
