@@ -121,7 +121,8 @@ def weights_hash(folder: Path) -> str:
     Of an autoencoder that is shared with others, the predictor's config has the hash.
     """
     names = ("*.safetensors", "config.json", "model_index.json")
-    files = sorted(file for name in names for file in folder.rglob(name))
+    found = (file for name in names for file in folder.rglob(name))
+    files = sorted(file for file in found if not file.name.startswith("."))  # as macOS's ._x
     digest = hashlib.sha256()
     for file in files:
         digest.update(str(file.relative_to(folder)).encode())
