@@ -123,7 +123,8 @@ def weights_hash(folder: Path) -> str:
     folder, but the predictor's config holds its hash.
     """
     names = ("*.safetensors", "config.json", "model_index.json")
-    files = sorted(file for name in names for file in folder.rglob(name))
+    found = (file for name in names for file in folder.rglob(name))
+    files = sorted(file for file in found if not file.name.startswith("."))  # as macOS's ._x
     digest = hashlib.sha256()
     for file in files:
         digest.update(str(file.relative_to(folder)).encode())
