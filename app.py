@@ -50,9 +50,9 @@ def main(
         reason = str(error.strerror).partition(" (")[0]
         raise ValueError(f"cannot listen on {host or '127.0.0.1'}:{port}: {reason}") from error
 
-    watch_signals()
     page, services = None, ()
     try:
+        watch_signals()
         from demo.studio import load_services  # only now: what they import takes a second
         from demo.ui import build, launch_options
 
