@@ -12,7 +12,15 @@ from pandas import DataFrame
 from demo import api, comparison, controls, panes, readout, wiring
 from demo.controls import HELPER, sentence
 from demo.events import Advanced, Comparison, Stopped
-from demo.pictures import Difference, Unwritable, captioned, png_file, setting_files
+from demo.pictures import (
+    REMOVED,
+    Difference,
+    Unwritable,
+    are_kept,
+    captioned,
+    png_file,
+    setting_files,
+)
 from demo.service import NUM_COMPARED, Service
 from flowturbo_core.models.catalog import CLASSES
 from flowturbo_core.models.front import Front
@@ -300,6 +308,11 @@ def _front(service: Service) -> tuple[Front | None, str]:
 def _picked(pairs: Pairs | None, picked: gr.SelectData) -> tuple:
     if pairs is None or picked.index >= len(pairs.differences):
         return (gr.skip(),) * 4
+    shown = [
+        files[picked.index] for files in (*pairs.files, [file for file, _ in pairs.differences])
+    ]
+    if not are_kept(shown):
+        raise gr.Error(REMOVED, print_exception=False)
     return *pairs.shown(picked.index), *(gr.Gallery(selected_index=picked.index),) * 2
 
 
