@@ -143,8 +143,10 @@
         document.querySelectorAll("[data-testid=toast-body][role=status]").forEach((toast) => {
             toast.setAttribute("role", "group");
             toast.setAttribute("aria-live", "off");
-            say(toast.querySelector(".toast-text, .toast-message-text")?.textContent
-                ?? toast.textContent);
+        });
+        document.querySelectorAll("[data-testid=toast-text]:not([data-heard])").forEach((text) => {
+            text.dataset.heard = "";
+            say(text.textContent);
         });
         // On a narrow page, the pictures say what the readout does.
         document.querySelectorAll(".workbench:not(.compare)").forEach((bench) => {

@@ -7,7 +7,7 @@ value is checked. `requests` then checks the values, as it does for any other re
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -125,6 +125,8 @@ class _Portable:
         except ValueError as error:
             raise ValueError(f"the address has more than {_MAX_FIELDS} settings") from error
         named = {name for name, _ in pairs}
+        if {Settings.THING, TextSettings.THING} <= named:
+            raise ValueError("the address names both a class and a prompt; name one of them")
         if any(other.THING in named for other in (Settings, TextSettings) if other is not cls):
             return None
         if not named & {cls.THING, *cls.KINDS}:
@@ -259,14 +261,15 @@ def model_in(query: str) -> str | None:
         return None
 
 
-def is_of_texts(query: str) -> bool:
-    """Tell whether an address's query names what only texts have, such as a prompt."""
+def is_of_texts(query: str, models: Collection[str] = ()) -> bool:
+    """Tell whether an address's query names what only texts have, or one of their `models`."""
     try:
         named = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError:
         return False
     own = {TextSettings.THING, *TextSettings.KINDS} - {Settings.THING, *Settings.KINDS}
-    return Settings.THING not in named and not own.isdisjoint(named)
+    is_theirs = named.get("model") in models or not own.isdisjoint(named)
+    return is_theirs and Settings.THING not in named
 
 
 _IN_WORDS = {str: "a text", float: "a number", int: "a whole number"}

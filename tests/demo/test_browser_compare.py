@@ -113,14 +113,17 @@ def test_from_two_plans_to_pictures_and_times(visit):
     expect(visit.second).to_have_value("H2P4R2")
     visit.first.fill("[H1P1R1]x3")
     costs = visit.area.locator(".cost")
-    expect(costs.nth(0)).to_have_text("[H1P1R1]x3 9 blocks, 9 predictor + 6 refiner evaluations")
-    expect(costs.nth(1)).to_have_text("H2P4R2 8 blocks, 8 predictor + 4 refiner evaluations")
+    expect(costs.nth(0)).to_have_text(
+        "[H1P1R1]x3 9 blocks, 9 predictor + 6 refiner evaluations"
+        "3 times: 1 accurate step, 1 at half the price, 1 nearly free"
+    )
+    expect(costs.nth(1)).to_contain_text("H2P4R2 8 blocks, 8 predictor + 4 refiner evaluations")
     expect(visit.area.locator(".preset").nth(0).locator("label.selected")).to_have_count(0)
     visit.seed.fill("7")
 
     visit.page.evaluate(WATCH_HEIGHTS)
     visit.run()
-    assert visit.page.evaluate("heights.size") == 1  # nothing jumped
+    assert visit.page.evaluate("heights.size") == 2  # once they were asked for, nothing jumped
     expect(visit.rows).to_have_count(2)
     expect(visit.rows.nth(0)).to_contain_text(
         re.compile(r"\[H1P1R1\]x3.*\d×.* – .*9 predictor \+ 6 refiner")
