@@ -68,9 +68,9 @@ def main(
     # Gradio looks for a free port at what this names, and at no address of IPv6.
     os.environ["GRADIO_SERVER_NAME"] = LOOPBACK[0]
 
-    watch_signals()
     page, services = None, ()
     try:
+        watch_signals()
         from demo.studio import load_services  # only now: what they import takes seconds
         from demo.ui import build, launch_options
 

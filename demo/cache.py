@@ -43,7 +43,7 @@ class Keeping:
         whole_number("keep-mb", self.megabytes, 10, 10**6)
 
     def __str__(self) -> str:
-        return f"for {self.hours} h, and {self.megabytes:,} MB of them"
+        return f"for {self.hours} h, and up to {self.megabytes:,} MB of them"
 
 
 @dataclass(frozen=True)

@@ -321,7 +321,7 @@ def results(service: Service) -> Results:
 def visit_controls(service: Service) -> VisitControls:
     """Add the archive of the last run, where pictures go back, and the visit's runs."""
     with gr.Row(elem_classes="files"):
-        archive = gr.DownloadButton(ARCHIVE, interactive=False, size="md")
+        archive = gr.DownloadButton(ARCHIVE, interactive=False, size="md", elem_classes="archive")
         picture = gr.UploadButton(
             "Settings from a picture",
             file_types=[".png"],

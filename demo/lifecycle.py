@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What the program ends with: Ctrl+C as shells know it; SIGTERM asks for what then was done.
 EXIT_CODES = {signal.SIGINT: 128 + signal.SIGINT, signal.SIGTERM: 0}
 
-_PATIENCE_S = 10.0  # until all who wait are told that nothing more is computed
+_PATIENCE_S = 5.0  # until all who wait have read that nothing more is computed
 _LOOK_AGAIN_S = 0.05
 
 
@@ -58,8 +58,8 @@ def close(page: "gr.Blocks | None", services: "Sequence[Service]") -> None:
         service.close()
     if page is None or not page.is_running:
         return
-    queue, until = page._queue, time.monotonic() + _PATIENCE_S
-    while (len(queue) or queue.get_active_worker_count()) and time.monotonic() < until:
+    until = time.monotonic() + _PATIENCE_S
+    while any(list(page._queue.pending_event_ids_session.values())) and time.monotonic() < until:
         time.sleep(_LOOK_AGAIN_S)
     page.close(verbose=False)
 

@@ -143,8 +143,10 @@
         document.querySelectorAll("[data-testid=toast-body][role=status]").forEach((toast) => {
             toast.setAttribute("role", "group");
             toast.setAttribute("aria-live", "off");
-            say(toast.querySelector(".toast-text, .toast-message-text")?.textContent
-                ?? toast.textContent);
+        });
+        document.querySelectorAll("[data-testid=toast-text]:not([data-heard])").forEach((text) => {
+            text.dataset.heard = "";
+            say(text.textContent);
         });
         // On a narrow page, the pictures say what the readout does.
         document.querySelectorAll(".workbench:not(.compare)").forEach((bench) => {
@@ -200,5 +202,46 @@
         first.items.add(new File([file], file.name.replace(/(\.png)?$/i, ".png")));
         input.files = first.files;
         input.dispatchEvent(new Event("change", { bubbles: true }));
+    }, true);
+
+    // The server keeps pictures for a while only. A page that was left open says so when one comes
+    // back to it, or presses what would fetch one, and downloads nothing in their stead.
+    const removed = (button) => "These pictures were removed: they are kept KEPT. Press "
+        + `${button.innerText}, with the same seed, to make them again.`;
+    const notice = (bench) => bench.querySelector(".removed");
+    const lookAfter = async (bench) => {
+        const picture = bench.querySelector(".gallery img[src*='/file=']");
+        if (!picture) return true;
+        const answer = await fetch(picture.src, { method: "HEAD", cache: "no-store" }).catch(() => null);
+        const isGone = answer !== null && answer.status === 403; // as Gradio says of no file
+        if (!isGone) notice(bench)?.remove();
+        else if (!notice(bench)) {
+            const text = document.createElement("p");
+            const textContent = removed(bench.querySelector(".generate"));
+            Object.assign(text, { className: "hint removed", role: "status", textContent });
+            bench.querySelector(".gallery").before(text);
+        }
+        return !isGone;
+    };
+    document.addEventListener("visibilitychange", () => {
+        if (!document.hidden) document.querySelectorAll(".workbench").forEach(lookAfter);
+    });
+    for (const type of ["load", "error"]) { // of a picture
+        document.addEventListener(type, (event) => {
+            const bench = event.target.matches?.(".gallery img") && event.target.closest(".workbench");
+            if (bench && type === "load") notice(bench)?.remove();
+            if (bench && type === "error") lookAfter(bench);
+        }, true);
+    }
+    let lookedAfter = null;
+    document.addEventListener("click", async (event) => {
+        const button = event.target.closest?.(".archive, .gallery [aria-label=Download]");
+        if (!button || button.disabled || button === lookedAfter) return;
+        event.preventDefault();
+        event.stopImmediatePropagation();
+        if (!(await lookAfter(button.closest(".workbench")))) return;
+        lookedAfter = button;
+        button.click();
+        lookedAfter = null;
     }, true);
 }

@@ -26,6 +26,9 @@ _MAX_FACTOR = 64
 _SHOWN_WHOLE = 99  # percent of the levels; the few of a shifted edge would keep all others dark
 
 
+REMOVED = "These pictures were removed, as they are kept for a while only: run it again."
+
+
 class Unwritable(ValueError):
     """Pictures cannot be written: the disk is full, or the folder is nobody's to write to."""
 
@@ -129,6 +132,11 @@ def setting_files(
         own = settings.of_picture(k)
         files.append(png_file(picture, own.file_name, own.png_info(versions)))
     return files
+
+
+def are_kept(files: Sequence[str]) -> bool:
+    """Tell whether these pictures are still there, and were not removed after a while."""
+    return all(Path(file).exists() for file in files)
 
 
 def captioned(files: Sequence[str], captions: Sequence[str]) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from demo.service import Service
 from demo.tabs import about, class_conditional, compare, text_to_image
 from demo.text_service import TextService
 from demo.upkeep import MAX_SESSIONS, upkeep
-from flowturbo_core.metadata import is_of_texts, model_in
+from flowturbo_core.metadata import is_of_texts
 
 # Fonts the reader already has: the page downloads nothing from elsewhere.
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
@@ -75,7 +75,7 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
     models_of_text = {its.name for its in texts}
 
     def of_text(query: str) -> bool:
-        return bool(texts) and (is_of_texts(query) or model_in(query) in models_of_text)
+        return bool(texts) and is_of_texts(query, models_of_text)
 
     with api.Page(title="FlowTurbo Studio", analytics_enabled=False) as page:
         with gr.Row(elem_classes="page-header"):

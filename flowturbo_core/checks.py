@@ -1,4 +1,4 @@
-"""How a refusal writes what was given and what there is instead: briefly, whatever it is."""
+"""Writes a value, or the allowed ones, so briefly that a sentence of refusal can hold it."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -24,9 +24,9 @@ def few(values: Iterable[object], many: int = 3) -> str:
 
 
 def unknown(what: str, value: object, names: Sequence[str], plural: str | None = None) -> str:
-    """Return the sentence that refuses `value`, which is none of `names`.
+    """Return the sentence that refuses `value` because it is not one of `names`.
 
-    It lists the names if that takes a line or few, or else those that are written most alike.
+    It lists all names if the list is short, or else the few that are spelt most alike.
     """
     begin, plural = f"{what} {brief(value)} is not known", plural or f"{what}s"
     listed = ", ".join(names)
@@ -45,7 +45,7 @@ def check_known(plural: str, values: Sequence[str], names: Sequence[str]) -> Non
 
 
 def _nearest(text: str, names: Sequence[str]) -> list[str]:
-    """Return the few names that hold `text`, or else those that are written most alike."""
+    """Return the few names that contain `text`, or else those that are spelt most alike."""
     wanted, by_lower = text.strip().lower(), {name.lower(): name for name in names}
     holding = [its for name, its in by_lower.items() if wanted and wanted in name]
     alike = difflib.get_close_matches(wanted, by_lower, _NEAREST)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what cannot be written, refused beforehand."""
+"""Writes files whole or not at all, and refuses early what cannot be written."""
 
 import errno
 import json
@@ -34,9 +34,9 @@ _SAID_FULL = re.compile(r"os error (28|122|27)\b|No space left|file write failed
 def written_whole(file: Path, only_new: bool = False) -> Iterator[Path]:
     """Yield a path to write a file or folder to, which becomes `file` when the block ends.
 
-    It is beside `file`, whose folder is made; where the block raises, nothing of it is left, and
-    what was there before is as it was. A link goes on to lead where it did. Raises ValueError, in
-    one sentence, if the disk is full or refuses; with `only_new`, FileExistsError if `file` is
+    The path is beside `file`, and the folder is made. If the block raises, nothing of the new file
+    is left, and an older `file` stays as it was. A link keeps its target. Raises ValueError, in one
+    sentence, if the disk is full or refuses. With `only_new`, raises FileExistsError if `file` is
     there by then.
     """
     target = Path(os.path.realpath(file))
@@ -83,9 +83,9 @@ def save_arrays(arrays: Mapping[str, Any], file: Path) -> None:
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray] | None:
-    """Return the arrays, each of at least one dimension, of a .npz file that was written whole.
+    """Return the arrays, each of at least one dimension, of a .npz file.
 
-    None if it is not there, or was damaged since.
+    Returns None if the file is missing, or was damaged after it was written.
     """
     try:
         with np.load(file) as arrays:
@@ -107,7 +107,7 @@ def check_file(file: Path) -> None:
 def check_folder(folder: Path) -> None:
     """Raise ValueError for what cannot be a folder of new files, before anything is done for it.
 
-    It is tried: what is made for that is removed.
+    The check makes the folder and a file in it, and removes both again.
     """
     with writing(folder):
         missing = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -1,13 +1,13 @@
-"""The settings of a picture: into a PNG and back, into a page's address and back.
+"""Writes the settings of a picture into a PNG or an address, and reads them back.
 
-What comes back is somebody's text. It is read with limits on its size and checked type by type;
-what the values mean is then validated by the core, like any other request.
+Anybody may have written what comes back. It is read with limits on its size, and the type of each
+value is checked. `requests` then checks the values, as it does for any other request.
 """
 
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,10 +27,10 @@ _MAX_FIELDS = 300
 
 
 class _Portable:
-    """What settings of every task do: into a PNG and back, into an address and back.
+    """What the settings of every task share.
 
-    One field, `THINGS`, holds texts, the things of which there are pictures: an address repeats
-    it as `THING`. `KINDS` has the types of all others.
+    The field `THINGS` holds the classes or the texts that the pictures show. An address has one
+    parameter `THING` for each. `KINDS` has the types of all other fields.
     """
 
     THINGS: ClassVar[str]
@@ -40,17 +40,17 @@ class _Portable:
 
     @property
     def things(self) -> tuple[str, ...]:
-        """Return what there are pictures of, in order."""
+        """Return the classes or texts that the pictures show, in order."""
         return getattr(self, self.THINGS)
 
     def of_picture(self, index: int) -> Self:
-        """Return the settings that make picture `index` of these alone."""
+        """Return the settings that make picture `index` alone."""
         own = {self.THINGS: (self.things[index // self.num_images],), "num_images": 1}
         return replace(self, **own, seed=self.seed + index)
 
     @property
     def file_name(self) -> str:
-        """What to call the first picture's file, without its ending."""
+        """The name for the file of the first picture, without an ending."""
         return f"{safe_name(self.things[0])}-{safe_name(self.plan)}-seed{self.seed}"
 
     def png_info(self, versions: Mapping[str, str]) -> PngInfo:
@@ -113,12 +113,10 @@ class _Portable:
 
     @classmethod
     def from_query(cls, query: str, default: Self) -> Self | None:
-        """Read an address's query, None if it names no setting, or those of another task.
+        """Read the query of an address; None if it names no setting, or those of another task.
 
-        What is missing is `default`'s.
-
-        Names that mean nothing here are left alone, as browsers and hosts add their own.
-        Raises ValueError, in one sentence.
+        `default` has the values of missing settings. Unknown names are ignored, because browsers
+        and hosts add their own. Raises ValueError, in one sentence.
         """
         if len(query) > _MAX_TEXT:
             raise ValueError(f"the address's settings are longer than {_MAX_TEXT} characters")
@@ -127,6 +125,8 @@ class _Portable:
         except ValueError as error:
             raise ValueError(f"the address has more than {_MAX_FIELDS} settings") from error
         named = {name for name, _ in pairs}
+        if {Settings.THING, TextSettings.THING} <= named:
+            raise ValueError("the address names both a class and a prompt; name one of them")
         if any(other.THING in named for other in (Settings, TextSettings) if other is not cls):
             return None
         if not named & {cls.THING, *cls.KINDS}:
@@ -254,21 +254,22 @@ QUERY_NAMES = sorted({Settings.THING, *Settings.KINDS, TextSettings.THING, *Text
 
 
 def model_in(query: str) -> str | None:
-    """Return the model that an address's query names; None if it names none, or far too much."""
+    """Return the model that the query of an address names; None if it names none, or too much."""
     try:
         return dict(parse_qsl(query, max_num_fields=_MAX_FIELDS)).get("model")
     except ValueError:
         return None
 
 
-def is_of_texts(query: str) -> bool:
-    """Tell whether an address's query names what only texts have, such as a prompt."""
+def is_of_texts(query: str, models: Collection[str] = ()) -> bool:
+    """Tell whether an address's query names what only texts have, or one of their `models`."""
     try:
         named = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError:
         return False
     own = {TextSettings.THING, *TextSettings.KINDS} - {Settings.THING, *Settings.KINDS}
-    return Settings.THING not in named and not own.isdisjoint(named)
+    is_theirs = named.get("model") in models or not own.isdisjoint(named)
+    return is_theirs and Settings.THING not in named
 
 
 _IN_WORDS = {str: "a text", float: "a number", int: "a whole number"}

@@ -19,8 +19,8 @@ _MAX_TEXT = 400
 
 # Evaluations of (predictor, refiner) that one block costs.
 _COST = {"E": (1, 0), "H": (2, 0), "P": (1, 0), "R": (0, 2)}
-# What a block leaves behind that the next pseudo corrector may take for the velocity it starts
-# from: only H and P end on the velocity at their end point (or its prediction).
+# After these blocks a P may reuse the carried velocity: only H and P end on the velocity at their
+# end point, or at the predicted one.
 _LEAVES_FRESH_VELOCITY = {"H", "P"}
 
 _REPEAT = re.compile(r"\[((?:[EHPR][0-9]+)+)\]x([0-9]+)|((?:[EHPR][0-9]+)+)")
@@ -32,11 +32,11 @@ class SamplePlan:
 
     Args:
         blocks: one letter a block, of E (Euler), H (Heun), P (pseudo corrector), R (refiner).
-            A P that has no fresh velocity to reuse (the first block, or after E or R) evaluates
-            one, and so is an H; `kinds` says H for it.
+            A P without a fresh velocity to reuse (the first block, or after E or R) must
+            evaluate one. It is then an H, and `kinds` has an H for it.
 
-    Raises ValueError for an unknown letter, no block, more than 100, or a plan that begins
-    with R, which has no velocity to refine.
+    Raises ValueError for an unknown letter, for no block or more than 100, and for a plan that
+    begins with R, which would have no velocity to refine.
     """
 
     blocks: str
@@ -159,7 +159,7 @@ def _bounded(digits: str) -> int:
 
 
 def parse_distinct(plans: Sequence[str]) -> list[SamplePlan]:
-    """Read plans that are to be compared: at least one, and none of them twice."""
+    """Read plans to compare: at least one, and none twice."""
     if not plans:
         raise ValueError("name at least one plan; the list is empty")
     parsed = [SamplePlan.parse(plan) for plan in plans]

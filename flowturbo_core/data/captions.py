@@ -1,4 +1,4 @@
-"""Files of captions and of prompts: one a line, JSON, JSON lines, or a table with a header."""
+"""Reads files of captions or prompts: one a line, JSON, JSON lines, or a table with a header."""
 
 import codecs
 import csv
@@ -16,11 +16,11 @@ from flowturbo_core.checks import brief, few
 from flowturbo_core.data.folders import refusing
 from flowturbo_core.requests import one_line
 
-# What files of captions call the name of a picture, and its text, in the order of preference.
+# The keys for the name of a picture and for a text, in the order of preference.
 _NAMES = ("file_name", "filename", "image", "file", "image_path")
 _TEXTS = ("text", "caption", "prompt")
 _FORMS = ".txt (one a line), .json, .jsonl, .csv and .tsv"
-# The marks that some editors begin a text with; of two that begin alike, the longer first.
+# The byte-order marks that some editors write. If two begin alike, the longer stands first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -36,7 +36,7 @@ class Caption:
 
     Args:
         text: the text.
-        name: of its picture's file; None where the file of captions names none.
+        name: the file name of the picture; None if the file of captions has no names.
     """
 
     text: str
@@ -47,12 +47,11 @@ def read_texts(file: Path) -> list[Caption]:
     """Read a file of captions or prompts.
 
     A .txt file, or one without an ending, has a text on each line. A .json file maps names of
-    pictures to texts, or is a list as a .jsonl file is: of texts, or of objects with a `text`, a
-    `caption` or a `prompt`, and perhaps a `file_name` (or `image`). A .csv or .tsv file has such
-    columns, and says so in its first line.
+    pictures to texts, or is a list. A list, and a .jsonl file, has texts, or objects with a `text`,
+    a `caption` or a `prompt`, and perhaps a `file_name` (or `image`). A .csv or .tsv file names
+    such columns in its first line.
 
-    Raises ValueError, naming the file and the line, for anything else: before any text is used,
-    each is known to be one.
+    All texts are checked before any is used. Raises ValueError, naming the file and the line.
     """
     ending = file.suffix.lower()
     if ending not in _READERS:
@@ -74,12 +73,12 @@ def read_texts(file: Path) -> list[Caption]:
 def read_captions(file: Path, source: Path, names: Sequence[str] | None, count: int) -> list[str]:
     """Return the caption of each of the `count` pictures in `source`, in their order.
 
-    They are found by the `names` of the pictures' files, in whichever form of Unicode either is
-    written, or, where `file` or the pictures of `source` have none, by their order: that of
-    `names`, or of `arr_0`.
+    If `file` has names, they are matched with `names`, the names of the pictures' files, whatever
+    the form of Unicode. If it has none, captions and pictures match by order: that of `names`, or
+    of `arr_0`.
 
-    Raises ValueError unless every caption has a picture and every picture a caption: see
-    `read_texts`.
+    Raises ValueError unless every caption has a picture and every picture a caption, and whenever
+    `read_texts` does.
     """
     captions = read_texts(file)
     if captions[0].name is None:
@@ -111,7 +110,7 @@ def _pictures(names: Sequence[str]) -> str:
 
 
 def _composed(name: str) -> str:
-    """Return a name in the one form of Unicode: macOS writes its own, with accents apart."""
+    """Return a name in one form of Unicode (NFC): macOS writes accents as separate characters."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -197,7 +196,7 @@ def _from_entry(file: Path, where: str, entry: Any) -> _Found:
 
 
 def _columns(names: Iterable[str]) -> tuple[str, str | None] | None:
-    """Return which of `names` is that of the text, and of the picture; None if none is a text's."""
+    """Return the names of the column of texts and of that of pictures; None without the first."""
     known = {name.strip().lower(): name for name in names if isinstance(name, str)}
     texts = [known[name] for name in _TEXTS if name in known]
     if len(texts) > 1:

@@ -1,4 +1,4 @@
-"""Pictures turned into the latents of an autoencoder, once: every later run reads them back."""
+"""Encodes pictures into latents once. Every later run reads them from a cache."""
 
 import hashlib
 import json

@@ -1,8 +1,8 @@
 """Postcards, the bundled data set: endless little posters drawn by code.
 
-A `Scene` is everything that decides a picture: a handful of attributes, which the class label
-and the caption name, and a seed for the nuisance detail (clouds, waves, hills, windows).
-`postcard(seed)` is the data set: image, scene and caption of that number, the same everywhere.
+A `Scene` holds everything that decides a picture. The class label and the caption name its
+attributes. Its seed decides the detail that nobody names (clouds, waves, hills, windows).
+`postcard(seed)` is the data set: the image, scene and caption of a number, on every machine alike.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data read by processes of their own, whose failures reach a person as one sentence."""
+"""Reads data in worker processes. A failure there reaches a person as one sentence."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class _Refused:
 
 
 class _Refusing(Dataset):
-    """A data set that gives what it refuses with as a value, which no worker makes a report of."""
+    """A data set that returns its errors as values, so that no worker prints a traceback."""
 
     def __init__(self, data: Dataset):
         self.data = data
@@ -30,8 +30,8 @@ def read_batches(
 ) -> Iterator[Any]:
     """Yield `data[batch]` for each batch of `indices`, read ahead by `workers` processes.
 
-    `options` are a `DataLoader`'s. Raises what `data` raises, ValueError and OSError as they are,
-    and ValueError if a process is ended from outside.
+    `options` go to `DataLoader`. ValueError and OSError of `data` are raised unchanged. Raises
+    ValueError if a process is ended from outside.
     """
     loader = DataLoader(
         _Refusing(data), sampler=indices, batch_size=None, num_workers=workers, **options

@@ -1,4 +1,4 @@
-"""What is done of a long run, kept in a folder, so that a run that was killed goes on."""
+"""Keeps the finished parts of a long run in a folder, so that a killed run can go on."""
 
 import json
 from collections.abc import Callable
@@ -15,17 +15,17 @@ _SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Parts:
-    """A folder of numbered parts, and the settings of the one run that they are of.
+    """A folder of numbered parts of one run, and the settings of that run.
 
-    Several processes may add parts; each is whole or not there.
+    Several processes may add parts. A part is whole, or it is not there.
     """
 
     folder: Path
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Make the folder this run's, or find that it already is.
+        """Claim the folder for the run with these settings, if it is not claimed already.
 
-        Raises ValueError if it is another's: one with other settings, or no run's at all.
+        Raises ValueError if a run with other settings claimed it, or if it holds other files.
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -47,9 +47,9 @@ class Parts:
                 ) from None
 
     def read(self, number: int) -> dict[str, np.ndarray] | None:
-        """Return a part's arrays, each of at least one dimension; None if it must be done (again).
+        """Return the arrays of a part, each of at least one dimension.
 
-        A part that is there and cannot be read was damaged after it was written.
+        Returns None if the part is missing, or was damaged after it was written.
         """
         return read_arrays(self._file(number))
 
@@ -58,7 +58,7 @@ class Parts:
         save_arrays(arrays, self._file(number))
 
     def once(self, number: int, make: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Return a part's arrays; where there is none yet, what `make` returns, which is kept."""
+        """Return the arrays of a part; if it is missing, make and save it first."""
         part = self.read(number)
         if part is None:
             part = make()
@@ -88,7 +88,7 @@ class Parts:
 
 
 def _differing(file: Path, settings: dict[str, Any]) -> list[str]:
-    """Return the names of the settings in which a file differs; of a damaged one, all."""
+    """Return the names of the settings that differ from those in a file; all if it is damaged."""
     try:
         there = json.loads(file.read_text())
     except ValueError:

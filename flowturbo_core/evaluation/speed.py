@@ -1,4 +1,4 @@
-"""How long plans take, measured in turn within one run, so that no plan meets a warmer machine."""
+"""Measures how long plans take. They take turns, so that no plan meets a warmer machine."""
 
 import statistics
 import sys
@@ -36,12 +36,13 @@ def bench(
 ) -> dict[str, Any]:
     """Time `plans` in turn, A B C A B C ..., `repeats` times, on batches of `batch_size` images.
 
-    `rivals`, other solvers on the same model and noise (`evaluation.rivals`), follow them, eager.
+    `rivals` are other solvers on the same model and noise (`evaluation.rivals`). They run in eager
+    mode, after the plans.
 
-    Returns `rows`, one a plan and mode: `ms_per_image` is the median over the repeats, `ratio` the
-    median of the ratios to the first row in the same round, `predictor_ms_per_image` and
-    `refiner_ms_per_image` what its blocks took. Nothing of the warm-up is counted. Where there is
-    no compiler the compiled rows are left out, and `notes` says so.
+    Returns `rows`, one a plan and mode. `ms_per_image` is the median over the repeats. `ratio` is
+    the median of the ratios to the first row of the same round. `predictor_ms_per_image` and
+    `refiner_ms_per_image` are the times of the blocks that evaluate each model. The warm-up is not
+    counted. Without a compiler the compiled rows are left out, and `notes` says so.
     """
     contenders = parse_contenders(plans, rivals)
     for contender in contenders:
@@ -89,7 +90,7 @@ def bench(
 def _in_modes(
     pipeline: FlowPipeline, modes: Sequence[str]
 ) -> tuple[dict[str, FlowPipeline], list[str]]:
-    """Return the pipeline in each mode, and what a person should know of a mode left out."""
+    """Return the pipeline in each mode, and notes on the modes that are left out."""
     check_known("modes", modes, MODES)
     found, notes = {}, []
     for mode in modes:
@@ -121,7 +122,7 @@ def _row(rounds: Sequence[Sequence[Timing]], k: int, contender: Contender) -> di
 
 
 class _PeakMemory:
-    """The most memory in use since this was made on a GPU; on a CPU, by the process at all."""
+    """The peak of memory: on a GPU since this was made, on a CPU since the process began."""
 
     def __init__(self, device: torch.device):
         self.device = device

@@ -1,4 +1,4 @@
-"""How straight a sampling trajectory is: FlowTurbo's reason why a refiner can be so small."""
+"""Measures how straight trajectories are. FlowTurbo's refiner is small because they are."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +35,10 @@ class Trajectory:
 def curvature(v_before: Tensor, v: Tensor, dt: float) -> Tensor:
     """Return the curvature (B,) of the paths x(t) whose velocity goes from `v_before` to `v`.
 
-    kappa = |a - (a . u) u| / |v|^2 with a = dv/dt and u = v / |v|, which is one over the radius
-    of the circle that touches the path, in the units of x; what turns the velocity counts, not
-    what makes it longer. FlowTurbo's figure 1 plots it (2409.18128). Velocities are (B, ...),
-    `dt` the time between them; v and a are taken in its middle. Zero where the velocity is zero.
+    kappa = |a - (a . u) u| / |v|^2 with a = dv/dt and u = v / |v|. It is the inverse radius of the
+    circle that touches the path, in the units of x. Only a turn of the velocity counts, not a
+    change of its length. FlowTurbo's figure 1 plots it (2409.18128). Velocities are (B, ...), and
+    `dt` is the time between them; v and a are taken in the middle. Zero where the velocity is zero.
     """
     middle = ((v_before + v) / 2).flatten(1).double()
     acceleration = ((v - v_before) / dt).flatten(1).double()
@@ -92,7 +92,7 @@ def _path(job: Job, plan: SamplePlan) -> tuple[Tensor, Tensor]:
 
 
 def describe(trajectory: Trajectory) -> dict[str, Any]:
-    """Return what figure 1 shows, as numbers: quartiles of the curvature, and S(Z) by time."""
+    """Return the numbers of FlowTurbo's figure 1: quartiles of the curvature, and S(Z) by time."""
     times = trajectory.times
     intervals = list(zip(times[:-1], times[1:], strict=True))
     moves = zip(trajectory.v[:-1], trajectory.v[1:], intervals, strict=True)

@@ -100,10 +100,10 @@ def convert_sit(
 
 def _load_autoencoder(folder: Path) -> AutoencoderKL:
     """Load an autoencoder from its folder, of safetensors or of pickles."""
-    if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
-        raise ValueError(f"{folder} is a whole model; name its autoencoder, {folder / 'vae'}")
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; --vae is the folder of an autoencoder")
+    if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
+        raise ValueError(f"{folder} is a whole model; name its autoencoder, {folder / 'vae'}")
     kinds = {c.__name__: c for c in (AutoencoderKL, PixelUnshuffleAutoencoderKL)}
     kind = named_class(folder)
     if kind not in kinds:
@@ -195,7 +195,11 @@ def _unwrapped(content: Any, raw: bool) -> tuple[Any, list[str]]:
     taken: list[str] = []
     first, second = (_AS_TRAINED, _AVERAGED) if raw else (_AVERAGED, _AS_TRAINED)
     while isinstance(content, dict) and len(taken) < _DEEPEST:
-        inner = (name for name in (*first, *second) if isinstance(content.get(name), dict))
+        inner = (
+            name
+            for name in (*first, *second)
+            if name in content and not isinstance(content[name], Tensor)
+        )
         if (name := next(inner, None)) is None:
             break
         taken.append(name)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -233,6 +235,11 @@ def _load(loader: _Loader, tensors: dict[str, Tensor], metadata: Mapping[str, An
     """
     tensors, alphas = loader.lora_state_dict(tensors)
     tensors = _scaled(tensors, alphas or {})
+    # transformers puts a magnitude of DoRA's into its place only under its whole name.
+    tensors = {
+        re.sub(r"^text_encoder\..*lora_magnitude_vector$", r"\g<0>.weight", name): tensor
+        for name, tensor in tensors.items()
+    }
     parts = {
         "unet": loader.load_lora_into_unet,
         "text_encoder": loader.load_lora_into_text_encoder,
@@ -241,7 +248,7 @@ def _load(loader: _Loader, tensors: dict[str, Tensor], metadata: Mapping[str, An
     if foreign := sorted(set(owners) - parts.keys()):
         raise ValueError(f"{foreign[0]} is neither the UNet nor the text encoder")
     for part, load in parts.items():
-        model, expected = getattr(loader, part), owners.count(part)
+        model = getattr(loader, part)
         load(
             tensors,
             **{part: model},
@@ -249,9 +256,20 @@ def _load(loader: _Loader, tensors: dict[str, Tensor], metadata: Mapping[str, An
             adapter_name=_ADAPTER,
             metadata=_settings(metadata, part) or None,
         )
-        found = sum(f".{_ADAPTER}" in name for name, _ in model.named_parameters())
-        if found != expected:
-            raise ValueError(f"of {expected} tensors for the {part}, {found} have a place in it")
+        # By their values: a name that nobody knows may leave a place as it was drawn.
+        stored = (t for n, t in tensors.items() if n.startswith(f"{part}."))
+        given = Counter(_bytes_of(tensor.to(model.dtype)) for tensor in stored)
+        added = (p for n, p in model.named_parameters() if f".{_ADAPTER}" in n)
+        placed = Counter(_bytes_of(parameter.to(model.dtype)) for parameter in added)
+        if given != placed:
+            raise ValueError(
+                f"of {given.total()} tensors for the {part}, {(given & placed).total()} have one "
+                f"of its {placed.total()} places"
+            )
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _scaled(tensors: dict[str, Tensor], alphas: dict[str, float]) -> dict[str, Tensor]:

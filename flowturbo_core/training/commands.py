@@ -1,4 +1,4 @@
-"""What `train` does for each part: a recipe's models and data, put together and run."""
+"""Runs a training of each part: it puts the models and the data of a recipe together."""
 
 import dataclasses
 from pathlib import Path
@@ -46,8 +46,8 @@ from flowturbo_core.training.text import (
     with_prompts,
 )
 
-# Every run has its own stretch of the endless scenes, so that a later run, with another seed,
-# continues on scenes the model has never seen.
+# Every seed has a stretch of the endless scenes, so a run with another seed continues on scenes
+# that the model has never seen.
 SCENES_PER_SEED = 10_000_000
 _TOKENIZED_SCENES = 20_000  # whose prompts hold every word many times
 _PIXELS_ENCODED = 2**20  # of pictures together: four of 512 x 512
@@ -173,9 +173,9 @@ def train_refiner_on_pictures(
 ) -> dict[str, Any]:
     """Train the recipe's refiner of any text-to-image model on pictures and captions of one's own.
 
-    `predictor` is a model's name or folder, whose autoencoder encodes the middles of the
-    `pictures`, a folder, at the size that the model was trained on. `captions` is their file: see
-    `read_captions`.
+    `predictor` is the name or the folder of a model. Its autoencoder encodes the middle square of
+    each picture in the folder `pictures`, at the size that the model was trained on. `captions` is
+    the file of their texts (`read_captions`).
     """
     recipe = get_recipe(recipe_name, "text_refiner")
     _check(options, recipe.text_refiner_training)

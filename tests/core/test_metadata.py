@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from flowturbo_core.metadata import VERSION, Settings, TextSettings, safe_name
+from flowturbo_core.metadata import VERSION, Settings, TextSettings, is_of_texts, safe_name
 
 SETTINGS = Settings("postcards-sit", ("cat", "ringed planet"), "H1P5R3", 1.5, 3, 7)
 TEXT_SETTINGS = TextSettings(
@@ -175,3 +175,18 @@ def test_a_hostile_address_is_one_short_sentence(query, sentence):
 def test_the_longest_texts_come_back_from_an_address():
     longest = replace(TEXT_SETTINGS, prompts=("🚀" * 2000,), negative_prompt="ש" * 2000)
     assert TextSettings.from_query(longest.to_query(), TEXT_SETTINGS) == longest
+
+
+def test_an_address_is_for_texts_if_it_names_what_only_they_have():
+    assert is_of_texts("prompt=a+cat&plan=H8") and is_of_texts("height=96")
+    assert is_of_texts("negative_prompt=")  # as the page itself writes it
+    assert is_of_texts("model=t2i", {"t2i"}) and not is_of_texts("model=sit", {"t2i"})
+    for query in ("", "plan=H8&seed=1", "class=cat&height=96", "utm_source=x", "a=1&" * 400):
+        assert not is_of_texts(query)
+    assert not is_of_texts("class=cat&model=t2i", {"t2i"})  # so that somebody refuses it
+
+
+def test_an_address_of_both_a_class_and_a_prompt_is_refused():
+    for kind, default in ((Settings, SETTINGS), (TextSettings, TEXT_SETTINGS)):
+        with pytest.raises(ValueError, match="names both a class and a prompt; name one of them"):
+            kind.from_query("class=cat&prompt=a+dog", default)
