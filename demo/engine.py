@@ -14,7 +14,7 @@ from PIL import Image
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Side
 from demo.service import BASELINE, Request
 from demo.slider_plans import SliderPlans
-from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
+from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype, timed
 from flowturbo_core.evaluation.stability import curvature
 from flowturbo_core.memory import fail_beyond_memory, in_memory
 from flowturbo_core.metadata import AnySettings, Settings, TextSettings
@@ -24,7 +24,7 @@ from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
 from flowturbo_core.requests import TextToImageRequest
-from flowturbo_core.timing import Timing, timed
+from flowturbo_core.timing import Timing
 
 _WARM_UP_IMAGES = 4  # as many as the page opens with
 _ROUNDS = 4  # of a comparison: in as many, each plan is the first of two
@@ -91,14 +91,16 @@ class Engine:
         pipeline, plan = self.pipeline, request.plan
         settings, captions = self._settings(request), self._captions(request)
         warnings = tuple(pipeline.warnings(request))
-        block_ms, before = [], None
+        block_ms, preview_ms, before = [], 0.0, None
+        decode_ms = present_ms = 0.0
         with self._enough_memory(captions):
-            for progress in pipeline.run(pipeline.job(request), plan):
+            job, encode_ms = timed(partial(pipeline.job, request), pipeline.device)
+            for progress in pipeline.run(job, plan):
                 block_ms.append(progress.block_ms)
                 bend = None if before is None else _curvature(before, progress)
                 before = progress
-                decode = partial(pipeline.decode, progress.prediction())
-                pictures, decode_ms = timed(decode, pipeline.device)
+                preview_ms += decode_ms + present_ms
+                pictures, decode_ms, present_ms = pipeline.show(job, progress.prediction())
                 yield Preview(
                     tuple(pictures),
                     captions,
@@ -110,7 +112,9 @@ class Engine:
                 )
         # At the end the state is what it points at: the last preview is the result, and its
         # decoding the only one that counts.
-        timing = Timing(len(captions), tuple(block_ms), decode_ms)
+        timing = Timing(
+            len(captions), tuple(block_ms), decode_ms, encode_ms, present_ms, preview_ms
+        )
         yield Done(
             tuple(pictures),
             captions,
@@ -172,9 +176,8 @@ class Engine:
                     block_ms.append(progress.block_ms)
                     plan, num_blocks = sides[index].plan.plan, progress.num_blocks
                     yield Advanced(plan, progress.block, num_blocks, k + 1, _ROUNDS)
-                decode = partial(pipeline.decode, progress.state.x)
-                pictures, decode_ms = timed(decode, pipeline.device)
-                timing = Timing(len(captions), tuple(block_ms), decode_ms)
+                pictures, decode_ms, present_ms = pipeline.show(job, progress.state.x)
+                timing = Timing(len(captions), tuple(block_ms), decode_ms, present_ms=present_ms)
                 sides[index] = _with_run(sides[index], pictures, timing)
                 shown = tuple(side for side in sides if side.timings)
                 if k == 0 or len(sides[0].timings) == len(sides[1].timings):

@@ -1,9 +1,12 @@
-"""Which device and number format to compute in: names in, torch objects out, or one sentence."""
+"""Which device and number format to compute in, and how long the device takes for something."""
 
 import os
 import platform
+import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,3 +72,16 @@ def describe_device(device: torch.device) -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """Run `work` and return its result with the milliseconds that `device` took for it.
+
+    The device is synchronised before and after: nothing queued earlier is counted, and nothing
+    that was only queued is left out.
+    """
+    synchronize(device)
+    started = time.perf_counter()
+    result = work()
+    synchronize(device)
+    return result, (time.perf_counter() - started) * 1000

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flowturbo_core import path
 from flowturbo_core.compile import can_compile
-from flowturbo_core.devices import DTYPES, resolve_device, resolve_dtype
+from flowturbo_core.devices import DTYPES, resolve_device, resolve_dtype, timed
 from flowturbo_core.guidance import choose_guidance, guidance_warnings, guided_velocities
 from flowturbo_core.images import to_pil
 from flowturbo_core.kernels import Kernels
@@ -46,7 +46,7 @@ from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
 from flowturbo_core.sampler import Job, Step, Velocities, sample
 from flowturbo_core.steps import State
 from flowturbo_core.tasks import generate, initial_noise
-from flowturbo_core.timing import Timing, timed
+from flowturbo_core.timing import Timing
 
 AUTOENCODERS = (AutoencoderKL, PixelUnshuffleAutoencoderKL)
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -318,20 +318,26 @@ class FlowPipeline:
         self._kernels.warm_up(("decode", tuple(latents.shape)), decode)
 
     def finish(self, job: Job, plan: SamplePlan, output_type: str = "pil") -> Output:
-        """Run `job` by `plan` to the end and decode it; pictures are presented, as the task says.
-
-        Tensors and arrays are what was decoded: no task changes those.
-        """
+        """Run `job` by `plan` to the end, decode it and present it."""
         _check_output_type(output_type)
         blocks = list(self.run(job, plan))
         latents = blocks[-1].state.x
-        images, decode_ms = timed(partial(self.decode, latents, output_type), self.device)
-        present_ms = 0.0
-        if output_type == "pil":
-            images, present_ms = timed(partial(job.present, images), self.device)
+        images, decode_ms, present_ms = self.show(job, latents, output_type)
         block_ms = tuple(block.block_ms for block in blocks)
         timing = Timing(len(latents), block_ms, decode_ms, present_ms=present_ms)
         return Output(images, latents, timing)
+
+    def show(self, job: Job, latents: Tensor, output_type: str = "pil") -> tuple[Any, float, float]:
+        """Decode latents (B, C, h, w) of a job and present the pictures, as its task says.
+
+        Tensors and arrays are what was decoded: a task presents pictures alone. The milliseconds
+        of decoding and those of presenting come with them.
+        """
+        images, decode_ms = timed(partial(self.decode, latents, output_type), self.device)
+        if output_type != "pil":
+            return images, decode_ms, 0.0
+        images, present_ms = timed(partial(job.present, images), self.device)
+        return images, decode_ms, present_ms
 
     def serve(self, request: Any, output_type: str = "pil", **noise: Any) -> Output:
         """Make the images of a request; `noise` is what `job` takes of it beside the seed."""

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from flowturbo_core.devices import timed
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.timing import timed
 from flowturbo_core.training.flow import FlowObjective
 from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, fit, step_generator
 from flowturbo_core.training.refiner import Pairs, RefinerObjective

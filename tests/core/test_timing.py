@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flowturbo_core import timing
+from flowturbo_core import devices
+from flowturbo_core.devices import timed
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.timing import Timing, timed
+from flowturbo_core.timing import Timing
 from tests.conftest import tiny_pipeline
 from tests.core.pipelines.tiny_text import tiny_text_pipeline
 
@@ -20,7 +21,7 @@ def clock(monkeypatch):
     """Return a clock that stands still unless `clock.pass_by(seconds)` is called."""
     now = SimpleNamespace(seconds=100.0)
     now.pass_by = lambda seconds: setattr(now, "seconds", now.seconds + seconds)
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
+    monkeypatch.setattr(devices, "time", SimpleNamespace(perf_counter=lambda: now.seconds))
     return now
 
 
@@ -78,7 +79,7 @@ def test_work_is_timed_in_milliseconds(clock):
 
 def test_the_device_is_waited_for_before_and_after(monkeypatch):
     events = []
-    monkeypatch.setattr(timing, "synchronize", lambda device: events.append("wait"))
+    monkeypatch.setattr(devices, "synchronize", lambda device: events.append("wait"))
     timed(lambda: events.append("work"), CPU)
     assert events == ["wait", "work", "wait"]
 

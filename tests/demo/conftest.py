@@ -22,8 +22,10 @@ from flowturbo_core.data import postcards
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoencoder_hash
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
+from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+from flowturbo_core.sampler import keep
 from flowturbo_core.training.text import train_tokenizer
 from tests.conftest import TINY_UNET, randomize
 
@@ -188,7 +190,7 @@ class ScriptedPipeline:
         return []
 
     def job(self, request):
-        return SimpleNamespace(x_init=request.labels, name=request.class_labels)
+        return SimpleNamespace(x_init=request.labels, name=request.class_labels, present=keep)
 
     def run(self, job, plan):
         for k, kind in enumerate(plan.kinds):
@@ -207,7 +209,9 @@ class ScriptedPipeline:
                 prediction=lambda: job.x_init,
             )
 
-    def decode(self, latents):
+    show = FlowPipeline.show
+
+    def decode(self, latents, output_type="pil"):
         self.threads.add(threading.current_thread().name)
         return [Image.new("RGB", (8, 8)) for _ in latents]
 

@@ -84,7 +84,7 @@ def test_one_thread_does_all_of_the_work(scripted, scripted_service):
 
 def test_previews_and_a_slow_consumer_are_not_timed(scripted, scripted_service, monkeypatch):
     decode = scripted.decode
-    monkeypatch.setattr(scripted, "decode", lambda latents: time.sleep(0.02) or decode(latents))
+    monkeypatch.setattr(scripted, "decode", lambda *asked: time.sleep(0.02) or decode(*asked))
     events = []
     for event in ask(scripted_service):
         events.append(event)
@@ -92,6 +92,7 @@ def test_previews_and_a_slow_consumer_are_not_timed(scripted, scripted_service, 
     timing = events[-1].timing
     assert timing.block_ms == (BLOCK_MS,) * 9
     assert timing.decode_ms < 5 * 20  # one decoding, not nine
+    assert timing.preview_ms >= 8 * 20
 
 
 def test_a_slow_consumer_holds_nothing_up(scripted, scripted_service, monkeypatch):
