@@ -14,6 +14,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from flowturbo_core.files import written_whole
 from flowturbo_core.metadata import AnySettings
 
 _LEVELS = 255
@@ -65,10 +66,8 @@ def png_file(picture: Image.Image, name: str = "picture", text: PngInfo | None =
     content = buffer.getvalue()
     file = Path(get_upload_folder()) / hashlib.sha256(content).hexdigest() / f"{name}.png"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-            part.write(content)
-        Path(part.name).replace(file)
+        with written_whole(file) as partial:
+            partial.write_bytes(content)
     return str(file)
 
 
@@ -90,9 +89,9 @@ def captioned(files: Sequence[str], captions: Sequence[str]) -> list[tuple[str, 
 
 def zip_file(files: Sequence[str], name: str, record: Mapping[str, object]) -> str:
     """Put pictures and, as settings.json, their record into one archive; return its file."""
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    with ZipFile(folder / f"{name}.zip", "w") as archive:
+    packed = Path(tempfile.mkdtemp(dir=get_upload_folder())) / f"{name}.zip"
+    with written_whole(packed) as partial, ZipFile(partial, "w") as archive:
         for k, file in enumerate(files):
             archive.write(file, f"{k:03d}-{Path(file).name}")
         archive.writestr("settings.json", json.dumps(record, indent=2) + "\n")
-    return str(folder / f"{name}.zip")
+    return str(packed)

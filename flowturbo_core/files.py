@@ -26,8 +26,9 @@ _REASONS = {
     errno.EIO: "the disk fails",
     errno.EINVAL: "the disk does not take such a name",
 }
-# What libraries that write by themselves say of a full disk: safetensors, and torch.
-_SAID_FULL = re.compile(r"os error (28|122|27)\b|No space left|file write failed")
+# What libraries that write by themselves say: safetensors of a full disk, torch of any that fails.
+_SAID_FULL = re.compile(r"os error (28|122|27)\b|No space left")
+_BROKE_OFF = re.compile(r"file write failed|iostream error|unexpected pos \d+ vs \d+")
 
 
 @contextmanager
@@ -132,6 +133,8 @@ def _reason(error: BaseException, path: Path) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
     if number in _FULL or _SAID_FULL.search(str(error)):
         return f"the disk is full, of which {_megabytes_left(path)} are left"
+    if isinstance(error, RuntimeError) and _BROKE_OFF.search(str(error)):
+        return f"writing broke off, and {_megabytes_left(path)} of the disk are left"
     return _REASONS.get(number)
 
 
