@@ -23,8 +23,9 @@ from demo.controls import (
     sentence,
 )
 from demo.events import Done, Kept, Preview, Stopped
-from demo.pictures import Unwritable, captioned, preview_file, setting_files, zip_file
+from demo.pictures import captioned, preview_file, setting_files, zip_file
 from demo.service import Service
+from flowturbo_core.files import Unwritable
 from flowturbo_core.metadata import QUERY_NAMES, AnySettings
 from flowturbo_core.requests import MAX_SEED, whole_number
 

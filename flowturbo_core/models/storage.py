@@ -13,6 +13,7 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flowturbo_core.files import write_json
 from flowturbo_core.models.catalog import in_short, read_json
 from flowturbo_core.requests import brief, whole_number
 
@@ -63,7 +64,7 @@ def save_to_ship(model: ModelMixin, folder: Path) -> None:
 
 def write_record(record: dict[str, Any], folder: Path) -> None:
     """Write the record of a model's training beside its weights."""
-    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_json(record, folder / "training.json")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
