@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import SimpleNamespace
@@ -19,8 +20,8 @@ _log = logging.getLogger(__name__)
 # on: only the list of its visit's runs begins anew. Calls over HTTP are forgotten once answered.
 MAX_SESSIONS = 200
 
-_TIDY_EVERY_S = 20
-_SWEEP_EVERY_S = 300
+_EVERY_S = 20
+_SHARE = 0.005  # of the time, at most, is spent on sweeping: the page runs on what it measures
 # A call that brought no session has that of its event, and is called as that is.
 _OF_ONE_EVENT = re.compile("[0-9a-f]{32}")
 
@@ -72,18 +73,18 @@ def forget_answered(app: App) -> None:
 
 
 async def _keep_tidy(app: App, keeping: Keeping) -> None:
-    """Forget, and sweep, again and again, whatever goes wrong."""
-    waited = _SWEEP_EVERY_S  # what a former process left is swept at once
+    """Forget, and sweep, again and again, whatever goes wrong; at once what others left."""
+    sweep_at = 0.0
     while True:
+        began = time.monotonic()
         try:
             forget_answered(app)
-            if waited >= _SWEEP_EVERY_S:
-                waited = 0
+            if began >= sweep_at:
                 await asyncio.to_thread(_sweep, app.get_blocks(), keeping)
+                sweep_at = began + (time.monotonic() - began) / _SHARE
         except Exception:
             _log.exception("upkeep failed, and is tried again")
-        await asyncio.sleep(_TIDY_EVERY_S)
-        waited += _TIDY_EVERY_S
+        await asyncio.sleep(_EVERY_S)
 
 
 def _sweep(page: gr.Blocks, keeping: Keeping) -> None:
