@@ -33,7 +33,7 @@ def test_growth_is_the_slope_once_warm():
     ("changes", "last", "sentence"),
     [
         ({"mb_a_request": 0.9}, {"memory_mb": 1446}, "memory grows by 0.90 MB a request, from 700"),
-        ({}, {"folder_mb": 188}, "the folder of pictures held 188 MB, where 10 are kept"),
+        ({}, {"folder_mb": 188}, "the folder of pictures holds 188 MB, where 10 are kept"),
         ({}, {"open_files": 1000}, "1000 files were open at once"),
         ({"rms_levels": 60.0}, {}, "a picture is 60.0 levels from what the library makes"),
     ],
