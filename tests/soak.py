@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -235,8 +235,8 @@ def soak(num_requests: int, num_clients: int) -> dict[str, Any]:
         samples.append(server.measure(0))
         began = time.monotonic()
         with ThreadPoolExecutor(num_clients) as pool:
-            asked = (pool.submit(ask, client, fn_index, seed) for seed in range(num_requests))
-            for k, answer in enumerate(list(asked), 1):
+            asked = [pool.submit(ask, client, fn_index, seed) for seed in range(num_requests)]
+            for k, answer in enumerate(as_completed(asked), 1):
                 answers.append(answer.result())
                 if k % every == 0:
                     samples.append(server.measure(k))
