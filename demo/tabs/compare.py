@@ -15,13 +15,13 @@ from demo.events import Advanced, Comparison, Stopped
 from demo.pictures import (
     REMOVED,
     Difference,
-    Unwritable,
     are_kept,
     captioned,
     png_file,
     setting_files,
 )
 from demo.service import NUM_COMPARED, Service
+from flowturbo_core.files import Unwritable
 from flowturbo_core.models.catalog import CLASSES
 from flowturbo_core.models.front import Front
 
