@@ -114,9 +114,8 @@ def _build_pane(service: Service, has_endpoint: bool) -> None:
     )
     both = [results.first, results.second]
     for gallery in both:
-        gallery.select(
-            _picked, results.pairs, [results.slider, results.difference, *both], **HELPER
-        )
+        shows = [results.slider, results.difference, *both]
+        gallery.select(_picked, results.pairs, shows, trigger_mode="always_last", **HELPER)
     if has_endpoint:
         pictures = ["Pictures of the first plan", "Pictures of the second plan", "Differences"]
         api.publish(handler(service), arguments(service), pictures)
