@@ -15,16 +15,18 @@ GPU_BENCH := --device cuda --dtype bfloat16 --modes eager,compiled --batch-size 
 BASE_PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all soak screenshots benchmarks text-benchmarks refiners tables lint format gpu gpu-tests gpu-benchmarks gpu-classes gpu-texts eval-env eval-test clean
+.PHONY: help demo test test-all soak screenshots examples benchmarks text-benchmarks refiners tables lint format gpu gpu-tests gpu-benchmarks gpu-classes gpu-texts eval-env eval-test clean
 
 help:
 	@echo "make demo      install what is needed and start the page on http://127.0.0.1:7860"
 	@echo "make test      all tests but the slow ones and those that need a GPU"
+	@echo "               make test ORDER=7: in a random order, always the same of one seed"
 	@echo "make test-all  the slow tests too"
 	@echo "make soak      50 clients and 1,000 requests: memory, files and the server's end (minutes)"
 	@echo "make screenshots  take the README's pictures of the page again"
+	@echo "make examples  make again the pictures that the page opens with"
 	@echo "make benchmarks  measure again what assets/benchmarks holds (hours)"
-	@echo "make tables    write the README's tables from assets/benchmarks"
+	@echo "make tables    write the tables of the README and of docs/ from assets/benchmarks"
 	@echo "make lint      check the style;  make format  mend it"
 	@echo "make gpu PYTHON=python3 [MINUTES=20]  tests, timings and training on a GPU"
 	@echo "make eval-env  an environment for FID and its like, in $(VENV)-eval;  make eval-test  its tests"
@@ -52,9 +54,11 @@ demo: $(VENV)/demo.stamp
 	$(RUN) app.py $(ARGS)
 
 # Three processes of one thread each: most tests wait, or have little to compute. Each takes a third
-# in order, as tests of a file share models and pages, and at its end some of another's.
+# in order, as tests of a file share models and pages, and at its end some of another's. ORDER
+# shuffles the files, and the tests of each: no test may need another before it.
 test: $(VENV)/test.stamp $(VENV)/chromium.stamp
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 3 --dist worksteal -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 3 --dist worksteal -m "not slow and not gpu" \
+	  $(if $(ORDER),--random-order-bucket=module --random-order-seed=$(ORDER))
 
 test-all: test
 	$(RUN) -m pytest -q -m "slow and not gpu"
@@ -66,6 +70,10 @@ soak: $(VENV)/test.stamp
 # The pictures of the page that the README shows, taken by the browser's tests.
 screenshots: $(VENV)/test.stamp $(VENV)/chromium.stamp
 	FLOWTURBO_SCREENSHOTS=assets/screenshots $(RUN) -m pytest -q tests/demo -k screenshots
+
+# What the page opens with: with nothing else running, as it says what they took.
+examples: $(VENV)/demo.stamp
+	$(RUN) -m demo.examples
 
 lint: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check .
@@ -134,7 +142,7 @@ refiners: $(VENV)/demo.stamp
 	  $(REFINER)/refiner,$(REFINER)/refiner:released,$(REFINER_RUNS)/up-to-0.06/model,$(REFINER_RUNS)/up-to-0.12/model,$(REFINER_RUNS)/up-to-0.25/model,$(REFINER_RUNS)/guided/model \
 	  --json $(BENCHMARKS)-refiners.json
 
-# The README's tables, out of what `evaluate` and `bench` wrote to assets/benchmarks.
+# The tables of the README and of docs/, from what `evaluate` and `bench` wrote to assets/benchmarks.
 tables: $(VENV)/demo.stamp
 	$(RUN) -m flowturbo_core.evaluation.tables
 

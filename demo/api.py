@@ -3,26 +3,90 @@
 Its arguments reach the core as they come, to be refused there by value; here they are described.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import wraps
 from inspect import getdoc
 from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import BlockFunction
 from gradio.components import Component
 
 from demo import readout
 from demo.class_service import ClassService
 from demo.events import Done, Preview
-from demo.pictures import Unwritable, captioned, preview_file, setting_files
+from demo.gate import REFUSED, in_one_line
+from demo.pictures import captioned, preview_file, setting_files
 from demo.service import GUIDANCE_SCALE, Service
 from demo.slider_plans import PSEUDO_STEPS, REFINER_STEPS, SOLVER_STEPS
 from demo.text_service import TextService
 from demo.wiring import GPU, in_a_sentence, told
+from flowturbo_core.files import Unwritable
 from flowturbo_core.requests import MAX_SEED, MAX_SIDE, MAX_TEXT
 
+_MAX_WORDS = 2000  # characters of an answer
+_log = logging.getLogger(__name__)
+
 Arguments = Mapping[str, tuple[object, dict[str, Any]]]
+
+
+class Page(gr.Blocks):
+    """A page on which whatever does not fit an event is refused in one sentence, at every door."""
+
+    def validate_inputs(self, block_fn: BlockFunction, inputs: list[Any]) -> None:
+        """Refuse too few or too many values. A page's script may pass more, which are left out."""
+        taken = len(block_fn.inputs)
+        is_public = block_fn.api_visibility == "public"
+        if len(inputs) == taken or (len(inputs) > taken and not is_public):
+            return
+        what = f"{block_fn.api_name if is_public else 'this'} takes {taken} values"
+        names = ", ".join(str(its.label) for its in block_fn.inputs)
+        hint = f": {names}; null stands for a default" if is_public else ""
+        raise gr.Error(f"{what}, not {len(inputs)}{hint}", print_exception=False)
+
+    async def preprocess_data(self, block_fn: BlockFunction, *args: Any, **options: Any) -> Any:
+        """Read what was sent; Gradio's own words for what it cannot read name files and objects."""
+        try:
+            return await super().preprocess_data(block_fn, *args, **options)
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise _misfit(block_fn, error) from error
+
+    async def process_api(
+        self, block_fn: BlockFunction | int, *args: Any, request: Any = None, **options: Any
+    ) -> Any:
+        """Serve an event; what is wrong with it and nobody foresaw is logged in a line."""
+        asked = request[0] if isinstance(request, list) else request
+        scope = getattr(getattr(asked, "request", None), "scope", {})
+        try:
+            return await super().process_api(block_fn, *args, request=request, **options)
+        except gr.Error as error:
+            scope[REFUSED] = True
+            error.print_exception = False
+            error.message = error.message[:_MAX_WORDS]  # Gradio repeats values whole
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            scope[REFUSED] = True
+            raise _misfit(block_fn, error) from error
+        except Exception as error:
+            _log.error("%s: %s", _name_of(block_fn), in_one_line(error))
+            raise gr.Error(
+                f"This could not be done ({type(error).__name__}); the server's log has the reason",
+                print_exception=False,
+            ) from error
+
+
+def _misfit(block_fn: BlockFunction | int, error: Exception) -> gr.Error:
+    _log.warning("%s: %s", _name_of(block_fn), in_one_line(error))
+    return gr.Error("What was sent does not fit what is taken here", print_exception=False)
+
+
+def _name_of(block_fn: BlockFunction | int) -> str:
+    return str(block_fn if isinstance(block_fn, int) else block_fn.name)
 
 
 def answered(
@@ -56,11 +120,18 @@ def publish(
 ) -> None:
     """Serve `handler` under its own name; its docstring is the documentation.
 
-    `arguments` gives, for each of its parameters, the value where none is given and a JSON schema;
-    `pictures` names the galleries that it returns, and a record follows them.
+    `arguments` gives, for each of its parameters, the value where none is given, or null, and a
+    JSON schema; `pictures` names the galleries that it returns, and a record follows them.
     """
+    defaults = [default for default, _ in arguments.values()]
+
+    @wraps(handler)
+    def with_defaults(*values: object) -> Iterator[tuple]:
+        given = zip(values, defaults, strict=True)
+        yield from handler(*(default if value is None else value for value, default in given))
+
     gr.Button(visible=False).click(
-        handler,
+        with_defaults,
         [_argument(name, *described) for name, described in arguments.items()],
         [
             *(gr.Gallery(label=label, visible=False) for label in pictures),
@@ -95,7 +166,8 @@ def arguments(
                 "type": "number",
                 "minimum": low,
                 "maximum": high,
-                "description": f"classifier-free guidance, from {low} to {high}; 1 is none",
+                "description": f"classifier-free guidance, from {low} to {high}; 1 is none; "
+                f"0 leaves the class or prompt out",
             },
         ),
         **sizes,

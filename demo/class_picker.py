@@ -20,8 +20,10 @@ _TEMPLATE = """
     <button type="button" data-choose="none">None</button>
 </div>
 <input type="search" placeholder="Search ${names.length} classes" aria-label="Search classes">
-<div class="tiles" role="group" aria-label="Classes">${names.map((name, k) => `
+<div class="tiles" role="group" aria-label="Classes" aria-description="Arrows move between them">
+${names.map((name, k) => `
     <button type="button" class="tile" data-label="${k}" aria-pressed="${value.includes(keys[k])}"
+        tabindex="${k === current ? 0 : -1}"
         ${keys[k].toLowerCase().includes(query) ? "" : "hidden"}>
         ${rows ? `<i style="background-position: ${columns > 1 ? 100 * (k % columns) / (columns - 1)
             : 0}% ${rows > 1 ? 100 * Math.floor(k / columns) / (rows - 1) : 0}%"></i>` : ""}
@@ -44,8 +46,27 @@ element.addEventListener("click", (event) => {
             ? props.value.filter((chosen) => chosen !== name) : [...props.value, name];
     }
 });
+const tiles = () => [...element.querySelectorAll(".tile:not([hidden])")];
 element.addEventListener("input", (event) => {
     props.query = event.target.value.trim().toLowerCase();
+    const found = props.keys.map((key) => key.toLowerCase().includes(props.query));
+    if (!found[props.current]) props.current = Math.max(found.indexOf(true), 0);
+});
+// The classes are one stop of Tab, however many there are.
+element.addEventListener("focusin", (event) => {
+    const { label } = event.target.closest(".tile")?.dataset ?? {};
+    if (label !== undefined) props.current = Number(label);
+});
+element.addEventListener("keydown", (event) => {
+    const tile = event.target.closest(".tile");
+    if (!tile) return;
+    const all = tiles(), here = all.indexOf(tile);
+    const columns = all.filter((its) => its.offsetTop === all[0].offsetTop).length;
+    const to = { ArrowLeft: here - 1, ArrowRight: here + 1, ArrowUp: here - columns,
+        ArrowDown: here + columns, Home: 0, End: all.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    all[to]?.focus();
 });
 """
 
@@ -78,6 +99,7 @@ class ClassPicker(gr.HTML):
             keys=list(class_names),
             names=[escape(name) for name in class_names],
             query="",
+            current=0,
             columns=pictures.columns if pictures else 0,
             rows=pictures.rows if pictures else 0,
             **options,

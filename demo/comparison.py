@@ -45,6 +45,14 @@ def idle() -> str:
     return readout.card("Ready", "", "Two plans, one noise: see what parts their pictures.")
 
 
+def why_pictures_part() -> str:
+    """Return why the same noise can end in another picture."""
+    return (
+        '<p class="hint">The same noise can end in another picture: each plan follows the flow '
+        "with an error of its own, and where the flow forks, a small difference decides.</p>"
+    )
+
+
 def in_progress(advanced: Advanced) -> str:
     """Return the readout while blocks are computed."""
     done = advanced.round - 1 + advanced.block / advanced.num_blocks
@@ -59,17 +67,21 @@ def in_progress(advanced: Advanced) -> str:
 def interrupted(comparison: Comparison | None) -> str:
     """Return the readout after a comparison was stopped."""
     if comparison is None:
-        return readout.card("Stopped", "", "Neither plan came to its end.")
+        return _stopped("Neither plan came to its end.")
     if comparison.rounds == 0:
-        return readout.card("Stopped", "", f"Only {comparison.sides[0].plan.plan} came to its end.")
+        return _stopped(f"Only {comparison.sides[0].plan.plan} came to its end.")
     times = "The times are those of the rounds that were finished"
     counted = f"{comparison.rounds} of {comparison.num_rounds}"
-    return readout.card("Stopped", "", f"{times}, {counted}.")
+    return _stopped(f"{times}, {counted}.")
 
 
 def stopping() -> str:
     """Return the readout from the moment Stop is pressed until it is known what is there."""
-    return readout.card("Stopped", "", "The times are those of the rounds that were finished.")
+    return _stopped("The times are those of the rounds that were finished.")
+
+
+def _stopped(text: str) -> str:
+    return readout.card("Stopped", "", text, said=f"Stopped. {text}")
 
 
 def finished(comparison: Comparison, difference: Difference) -> str:
@@ -81,11 +93,15 @@ def finished(comparison: Comparison, difference: Difference) -> str:
         f"all medians of {comparison.num_rounds} rounds, run in turn",
         f"RMS difference up to {levels(max(difference.rms))} levels",
     )
+    ratio = f"{comparison.speed_up(faster):.1f}"
+    plans = f"{fast.plan.plan} against {slow.plan.plan}"
+    said = [f"{ratio} times as fast: {plans}", *facts, *comparison.warnings]
     return readout.card(
-        f"{comparison.speed_up(faster):.1f}×",
-        f"as fast: {fast.plan.plan} against {slow.plan.plan}",
+        f"{ratio}×",
+        f"as fast: {plans}",
         " · ".join(facts),
         below=readout.hints(comparison.warnings),
+        said=". ".join(said),
     )
 
 
@@ -115,7 +131,7 @@ def _row(comparison: Comparison, index: int, front: Front | None) -> str:
     )
     return (
         f'<tr><th scope="row"><i style="background: {colour(index)}"></i>'
-        f"<code>{escape(side.plan.plan)}</code></th>"
+        f"{readout.named(side.plan.plan)}</th>"
         f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
     )
 
@@ -154,7 +170,7 @@ def _in_numbers(shown: Sequence[Point]) -> str:
     """Return the chart's points as a table, for whoever cannot see or point at them."""
     rows = "".join(
         f'<tr><th scope="row"><i style="background: {colour(point.index)}"></i>'
-        f"<code>{escape(point.plan)}</code></th><td>{milliseconds(point.ms_per_image)}</td>"
+        f"{readout.named(point.plan)}</th><td>{milliseconds(point.ms_per_image)}</td>"
         f"<td>{point.solver_error:.3g}</td></tr>"
         for point in sorted(shown, key=lambda point: point.ms_per_image)
     )

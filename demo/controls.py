@@ -14,7 +14,7 @@ from demo.events import PlanSummary
 from demo.service import GUIDANCE_SCALE, Service
 from demo.slider_plans import PSEUDO_STEPS, REFINER_STEPS, SOLVER_STEPS
 from flowturbo_core.models.catalog import CLASSES
-from flowturbo_core.requests import MAX_TEXT
+from flowturbo_core.plan import SamplePlan
 
 # Events that only move controls: no place in the queue, nothing in the API's documentation.
 HELPER = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -37,6 +37,21 @@ _PRESSED_RUN = """element.addEventListener("click", (event) => {
     const button = event.target.closest("[data-index]");
     if (button) trigger("select", { index: Number(button.dataset.index) });
 });"""
+
+
+# Says of each preset in plain words what its plan does. Gradio gives every choice of a radio a name
+# of its own: as one group, they are one stop of Tab, and arrows choose.
+_EXPLAINED_PRESETS = """
+const plan = element.closest(".plan");
+const explain = () => plan.querySelectorAll(".preset input").forEach((input, index, all) => {
+    const words = props.words[input.value];
+    input.name = all[0].name;
+    input.parentElement.title = words;
+    input.setAttribute("aria-description", words);
+});
+new MutationObserver(explain).observe(plan, { childList: true, subtree: true });
+explain();
+"""
 
 
 class PlanControls(NamedTuple):
@@ -111,9 +126,20 @@ def things(service: Service) -> Component:
     """Add what there are to be pictures of: classes to choose, or a prompt to write."""
     if service.TASK == CLASSES:
         return class_picker(service)
-    return gr.Textbox(
-        service.default_settings.prompts[0], label="Prompt", max_length=MAX_TEXT, lines=2
-    )
+    with gr.Group():
+        prompt = gr.Textbox(service.default_settings.prompts[0], label="Prompt", lines=2)
+        warning = gr.HTML("", apply_default_css=False, elem_classes="warning")
+    warn_of(service, warning, prompt)
+    return prompt
+
+
+def warn_of(service: Service, warning: gr.HTML, *texts: gr.Textbox) -> None:
+    """Say in `warning` why the texts are refused, or what of them is not read.
+
+    The boxes themselves have no limit: they would cut what is pasted without a word.
+    """
+    told = {"trigger_mode": "always_last", **HELPER}
+    gr.on([text.change for text in texts], service.cut_warning, texts, warning, **told)
 
 
 def plan_text(service: Service, plan: str, label: str, info: str) -> PlanText:
@@ -123,7 +149,7 @@ def plan_text(service: Service, plan: str, label: str, info: str) -> PlanText:
         text = gr.Textbox(
             plan, label=f"{label}, as text", show_label=False, max_lines=1, elem_classes="plan-text"
         )
-        cost = gr.HTML(readout.plan_cost(service.read_plan(plan)), apply_default_css=False)
+        cost = _plan_cost(service, service.read_plan(plan))
 
     def describe(text: str) -> tuple[str, str | None]:
         return _described(service, service.read_plan, text)
@@ -188,9 +214,7 @@ def plan_controls(service: Service) -> PlanControls:
             elem_classes="refiner",
         )
         with gr.Row(elem_classes="plan-foot"):
-            cost = gr.HTML(
-                readout.plan_cost(summary), apply_default_css=False, elem_classes="plan-cost"
-            )
+            cost = _plan_cost(service, summary)
             live = gr.Checkbox(True, label="Live", elem_classes="live", min_width=80)
     moves = gr.Number(0, visible=False, label="Moves")
     controls = PlanControls(preset, budget, heun, pseudo, refiner, live, moves)
@@ -238,7 +262,7 @@ def guidance_control(service: Service) -> gr.Slider:
         value=service.default_settings.guidance_scale,
         step=0.1,
         label="Guidance scale",
-        info=f"How closely to follow the {thing}: 1 is no guidance, 0 no {thing}.",
+        info=f"How closely to follow the {thing}: 1 is none; 0 leaves the {thing} out.",
         buttons=[],
         elem_classes="guidance",
     )
@@ -251,11 +275,13 @@ def images_control(
     return gr.Slider(*limits, value=value, step=1, label=label, buttons=[], elem_classes="images")
 
 
-def seed_controls() -> SeedControls:
+def seed_controls(is_random: bool = True) -> SeedControls:
     """Add the seed; writing one means wanting that one."""
     with gr.Group(elem_classes="seed-row"):
         seed = gr.Number(0, label="Seed", elem_classes="seed")
-        randomise = gr.Checkbox(True, label="Random", show_label=False, elem_classes="randomise")
+        randomise = gr.Checkbox(
+            is_random, label="Random", show_label=False, elem_classes="randomise"
+        )
     seed.input(None, None, randomise, js="() => false")
     return SeedControls(seed, randomise)
 
@@ -270,10 +296,13 @@ def run_controls(label: str) -> RunControls:
     return RunControls(generate, stop, gr.Number(0, visible=False, label="Presses"))
 
 
-def results() -> Results:
+def results(service: Service) -> Results:
     """Add the readout, the pictures, and what is known of them."""
-    text = gr.HTML(readout.idle(), label="Readout", apply_default_css=False, elem_classes="readout")
-    # A box of fixed height, so that nothing jumps while previews stream.
+    example = service.example
+    opening = readout.idle() if example is None else readout.finished(example.done, example)
+    text = gr.HTML(opening, label="Readout", apply_default_css=False, elem_classes="readout")
+    # A box of fixed height, so that nothing jumps while previews stream; none while it is empty,
+    # but for the moment until the example is there.
     gallery = gr.Gallery(
         label="Pictures",
         show_label=False,
@@ -282,7 +311,7 @@ def results() -> Results:
         object_fit="contain",
         buttons=["download", "fullscreen"],
         interactive=False,
-        elem_classes="gallery",
+        elem_classes=["gallery", *([] if example is None else ["awaited"])],
     )
     trajectory = gr.HTML(readout.no_trajectory(), label="Trajectory", apply_default_css=False)
     record = gr.JSON(label="Record", visible=False)
@@ -301,7 +330,8 @@ def visit_controls(service: Service) -> VisitControls:
         )
     gr.HTML(
         '<p class="hint">Every picture made here carries its settings: drop it anywhere on the '
-        "page, and they are back. So does the address.</p>",
+        'page, and they are back. So does the address.<span class="keys"> '
+        "Ctrl+Enter generates, Esc stops.</span></p>",
         apply_default_css=False,
     )
     runs = gr.HTML(
@@ -336,6 +366,17 @@ def _described(
     except ValueError as error:
         return f'<p class="cost refused">{sentence(error)}</p>', None
     return readout.plan_cost(summary), _preset(service, summary)
+
+
+def _plan_cost(service: Service, summary: PlanSummary) -> gr.HTML:
+    """Add the line under a plan, which explains the presets above it, too."""
+    return gr.HTML(
+        readout.plan_cost(summary),
+        js_on_load=_EXPLAINED_PRESETS,
+        apply_default_css=False,
+        elem_classes="plan-cost",
+        words={plan: readout.in_words(SamplePlan.parse(plan)) for plan in service.presets},
+    )
 
 
 def _preset(service: Service, summary: PlanSummary) -> str | None:

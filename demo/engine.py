@@ -12,7 +12,8 @@ from typing import Self
 from PIL import Image
 
 from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Side
-from demo.service import Request
+from demo.service import BASELINE, Request
+from demo.slider_plans import SliderPlans
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype
 from flowturbo_core.evaluation.stability import curvature
 from flowturbo_core.memory import fail_beyond_memory, in_memory
@@ -117,14 +118,20 @@ class Engine:
             PlanSummary.of(plan),
             plan.kinds,
             settings,
-            heun_ms_per_image(plan, timing),
+            self._heun_ms_per_image(plan, timing),
             VERSIONS,
             warnings,
         )
 
+    def _heun_ms_per_image(self, plan: SamplePlan, timing: Timing) -> float | None:
+        # Eight Heun blocks measure nothing of a model that was distilled to few of Euler's steps.
+        if SliderPlans.of_model(self.pipeline.default_plan).solver == "E":
+            return None
+        return heun_ms_per_image(plan, timing)
+
     def cut_warnings(self, prompt: str, negative_prompt: str) -> list[str]:
         """Return what of texts is longer than the tokenizer's window. Raises as a request."""
-        return self.pipeline.warnings(self.pipeline.request(prompt, negative_prompt))
+        return self.pipeline.cut_warnings(self.pipeline.request(prompt, negative_prompt))
 
     def _settings(self, request: Request) -> AnySettings:
         if isinstance(request, TextToImageRequest):
@@ -180,19 +187,21 @@ def _with_run(side: Side, pictures: Sequence[Image.Image], timing: Timing) -> Si
 
 
 def heun_ms_per_image(plan: SamplePlan, timing: Timing) -> float | None:
-    """Return what as many Heun blocks would have taken an image; None if the plan is that.
+    """Return what H8, the papers' baseline, would have taken an image; None if the plan is H8.
 
-    Heun blocks take two evaluations each, at what one took on average in this very run: both
-    then meet the same machine in the same moment. A Heun run measured earlier was at times
-    faster, at times slower than what was compared with it.
+    Its 16 evaluations of the predictor at what one took on average in this very run, and this
+    run's decoding: both then meet the same machine in the same moment. A run of H8 measured
+    earlier was at times faster, at times slower than what was compared with it.
     """
-    if set(plan.kinds) == {"H"}:
+    baseline = SamplePlan.parse(BASELINE)
+    if plan.kinds == baseline.kinds:
         return None
     predictor_ms = sum(
         ms for kind, ms in zip(plan.kinds, timing.block_ms, strict=True) if kind != "R"
     )
     evaluation_ms = predictor_ms / plan.predictor_evaluations
-    return (2 * len(plan) * evaluation_ms + timing.decode_ms) / timing.num_images
+    evaluations_ms = baseline.predictor_evaluations * evaluation_ms
+    return (evaluations_ms + timing.decode_ms) / timing.num_images
 
 
 def _curvature(before: Progress, after: Progress) -> tuple[float, ...]:

@@ -74,8 +74,8 @@ class Done:
         plan: the plan and its evaluations.
         kinds: the kind of each block: H, P or R.
         settings: what makes these images again.
-        heun_ms_per_image: what as many Heun blocks would have taken in this run; None if the
-            plan is that plan.
+        heun_ms_per_image: what H8 would have taken in this run; None if the plan is H8, or
+            the model one that H8 is no measure of.
         versions: of what made them.
         warnings: what a person should know of what was asked for.
     """
@@ -92,7 +92,7 @@ class Done:
 
     @property
     def speed_up(self) -> float | None:
-        """How many times as fast as that many Heun blocks; None if it is they."""
+        """How many times as fast as H8; None where that is not to be said."""
         if self.heun_ms_per_image is None:
             return None
         return self.heun_ms_per_image / self.timing.ms_per_image
@@ -105,10 +105,12 @@ class Kept:
     Args:
         previews: of every block, as thumbnails.
         done: the result, with the times of that run.
+        machine: where that was, in words, if it was not here.
     """
 
     previews: tuple[Preview, ...]
     done: Done
+    machine: str = ""
 
 
 class Passing:

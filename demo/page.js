@@ -1,4 +1,7 @@
 () => {
+    const inView = (selector) =>
+        [...document.querySelectorAll(selector)].find((element) => element.offsetParent);
+
     // Ctrl+Enter generates and Esc stops, on the tab in view.
     document.addEventListener("keydown", (event) => {
         const generates = event.key === "Enter" && (event.ctrlKey || event.metaKey);
@@ -7,36 +10,81 @@
         [...buttons].find((button) => button.offsetParent && !button.disabled)?.click();
     });
 
-    // A slider moved by a key is let go when the key is, and its box when a number was typed into
-    // it, by Enter or by leaving it. Gradio hears of that only from a pointer, and takes every
-    // click for it, whether anything changed or not.
-    const began = new WeakMap();
-    const begin = (event) => began.set(event.target, event.target.value);
-    const letGo = (input) => {
-        began.set(input, input.value);
+    // Of Generate and Stop, one is disabled, and a disabled button loses the focus to the page's
+    // beginning: what had it hands it to the other, unless the person has moved on.
+    let focused = null;
+    document.addEventListener("focusin", (event) => (focused = event.target));
+    document.addEventListener("pointerdown", (event) => {
+        if (!focused?.contains(event.target)) focused = null;
+    }, true);
+    const handOver = (records) => {
+        for (const { target } of records) {
+            const isOther = target.matches(".stop") ? ".generate" : ".stop";
+            const other = target.closest(".run")?.querySelector(isOther);
+            const isLost = [target, document.body].includes(document.activeElement);
+            if (!target.disabled || focused !== target || !isLost || !other) continue;
+            const take = () => !other.disabled && other.focus({ preventScroll: true });
+            if (take() === false) requestAnimationFrame(take);
+        }
+    };
+    const handingOver = new MutationObserver(handOver);
+    // Held down, Enter would stop at once what it has just begun.
+    document.addEventListener("keydown", (event) => {
+        if (event.repeat && event.target.matches?.(".run button")) event.preventDefault();
+    }, true);
+
+    // A number does something when a person changed it and let it go: a slider by a pointer or a
+    // key, a box by Enter or by leaving it. Gradio takes every click for that, and every leaving of
+    // a box, whether anything was changed or not, and an emptied box for nought.
+    const acted = new WeakMap(); // what each said when something was last done with it
+    const edited = new WeakSet();
+    const isNumber = ({ type }) => ["range", "number"].includes(type);
+    const arrive = ({ target }) => {
+        if (isNumber(target) && !edited.has(target)) acted.set(target, target.value);
+    };
+    for (const type of ["pointerdown", "keydown", "beforeinput"]) {
+        document.addEventListener(type, arrive, true);
+    }
+    document.addEventListener("input", (event) => {
+        if (event.isTrusted && isNumber(event.target)) edited.add(event.target);
+    }, true);
+    const write = (input, value) => {
+        input.value = value;
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    const settle = (input) => {
+        if (!edited.delete(input)) return;
+        const before = acted.get(input) ?? "";
+        if (input.value === "") return write(input, before);
+        const { value, min, max } = input;
+        if (min !== "" && Number(value) < Number(min)) write(input, min);
+        if (max !== "" && Number(value) > Number(max)) write(input, max);
+        if (value !== input.value) say(`${value} is not from ${min} to ${max}: now ${input.value}.`);
+        if (input.value === before) return;
+        noteTexts();
+        acted.set(input, input.value);
         input.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
     };
-    for (const [type, kind] of [["pointerdown", "range"], ["focusin", "number"]]) {
-        document.addEventListener(type, (event) => event.target.type === kind && begin(event), true);
-    }
+    let pressed = ["", null];
+    document.addEventListener("pointerdown", ({ target }) => (pressed = [target.value, target]), true);
     document.addEventListener("pointerup", (event) => {
-        if (!event.isTrusted || !["range", "number"].includes(event.target.type)) return;
-        if (event.target.value === began.get(event.target)) event.stopPropagation();
-        else begin(event);
+        if (!event.isTrusted || !isNumber(event.target)) return;
+        event.stopPropagation();
+        const [value, target] = pressed;
+        if (target !== event.target || value !== target.value) settle(event.target);
     }, true);
-    const moves = ["Arrow", "Page", "Home", "End"];
-    document.addEventListener("keyup", (event) => {
-        if (!event.target.matches?.("input[type=range]")) return;
-        if (moves.some((key) => event.key.startsWith(key))) letGo(event.target);
+    document.addEventListener("blur", (event) => {
+        if (event.target.type !== "number") return;
+        // Gradio's slider would act on whatever is there.
+        if (event.target.matches("[data-testid=number-input]")) event.stopPropagation();
+        settle(event.target);
+    }, true);
+    const moves = { range: ["Arrow", "Page", "Home", "End"], number: ["ArrowUp", "ArrowDown"] };
+    document.addEventListener("keyup", ({ target, key }) => {
+        if (moves[target.type]?.some((move) => key.startsWith(move))) settle(target);
     });
-    document.addEventListener("keydown", (event) => {
-        if (event.key !== "Enter" || event.ctrlKey || event.metaKey) return;
-        if (event.target.matches?.("input[type=number]")) event.target.blur();
-    });
-    document.addEventListener("change", (event) => {
-        const input = event.target;
-        if (!input.matches?.("input[type=number]") || input.value === began.get(input)) return;
-        setTimeout(() => letGo(input)); // once Gradio has brought it within its limits
+    document.addEventListener("keydown", ({ target, key, ctrlKey, metaKey }) => {
+        if (key === "Enter" && !ctrlKey && !metaKey && target.type === "number") settle(target);
     });
 
     // Gradio hears of what is written only from keys that write a letter: not of what is deleted,
@@ -50,6 +98,73 @@
         if (!event.target.matches?.("textarea") || isKey) return;
         event.target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
     });
+    // The texts that something was last made of: what is written back to them makes nothing new.
+    const noteTexts = (boxes = document.querySelectorAll(".workbench textarea")) =>
+        boxes.forEach((box) => (box.dataset.acted = box.value));
+    document.addEventListener("focusin", ({ target }) => {
+        if (target.matches("textarea")) noteTexts([target]);
+    });
+    document.addEventListener("click", ({ target }) => {
+        if (target.closest?.(".generate")) noteTexts();
+    }, true);
+
+    // What a person who hears the page is told, in a sentence: that sampling starts, what came of
+    // it, and what was refused. Gradio's own region says "Loading" and names of its translations.
+    const aloud = document.createElement("div");
+    aloud.className = "aloud";
+    aloud.setAttribute("role", "status");
+    document.body.append(aloud);
+    const say = (text) => {
+        if (!text) return;
+        aloud.textContent = "";
+        setTimeout(() => (aloud.textContent = text)); // the same sentence again is said again
+    };
+    let isRunning = false;
+    document.addEventListener("readout", ({ detail: html }) => {
+        const shown = new DOMParser().parseFromString(html, "text/html");
+        const starts = shown.querySelector(".starting") !== null;
+        const said = shown.querySelector("[data-said]")?.dataset.said;
+        if (starts && !isRunning) say("Sampling.");
+        else if (!starts) say(said);
+        isRunning = starts || shown.querySelector(".bar") !== null;
+    });
+
+    // What Gradio leaves out, wherever it comes to be: a tab is built when it is first opened.
+    const keys = { ".generate": "Control+Enter", ".stop": "Escape" };
+    const mend = () => {
+        for (const [buttons, key] of Object.entries(keys)) {
+            document.querySelectorAll(`${buttons}:not([aria-keyshortcuts])`).forEach((button) => {
+                button.setAttribute("aria-keyshortcuts", key);
+                button.title = key.replace("Control", "Ctrl");
+                handingOver.observe(button, { attributeFilter: ["disabled"] });
+            });
+        }
+        // A message is said once, and by its words alone.
+        document.querySelectorAll("[data-testid=toast-body][role=status]").forEach((toast) => {
+            toast.setAttribute("role", "group");
+            toast.setAttribute("aria-live", "off");
+        });
+        document.querySelectorAll("[data-testid=toast-text]:not([data-heard])").forEach((text) => {
+            text.dataset.heard = "";
+            say(text.textContent);
+        });
+        // On a narrow page, the pictures say what the readout does.
+        document.querySelectorAll(".workbench:not(.compare)").forEach((bench) => {
+            const said = bench.querySelector(".readout .headline")?.textContent.trim() ?? "";
+            const gallery = bench.querySelector(".gallery");
+            if (gallery && gallery.dataset.headline !== said) gallery.dataset.headline = said;
+        });
+    };
+    let isMending = false;
+    new MutationObserver(() => {
+        if (isMending) return;
+        isMending = true;
+        setTimeout(() => {
+            isMending = false;
+            mend();
+        });
+    }).observe(document.body, { childList: true, subtree: true });
+    mend();
 
     // A picture made here, dropped anywhere on the page, is given to the tab that makes such ones,
     // which is then opened; what is none, to the tab in view, which says so.
@@ -71,8 +186,6 @@
         const settings = await file.slice(0, 100000).text();
         const tabs = { class_names: "class-conditional", prompts: "text-to-image" };
         const things = Object.keys(tabs).find((name) => settings.includes(`"${name}": [`));
-        const inView = (takers) =>
-            [...document.querySelectorAll(takers)].find((button) => button.offsetParent);
         const takers = things ? `.restore.of-${things}` : ".restore";
         if (!inView(takers)) {
             document.querySelector(`[data-tab-id=${tabs[things ?? "class_names"]}]`)?.click();

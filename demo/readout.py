@@ -5,6 +5,7 @@ Pure functions from the service's events to text. Whatever came from outside is 
 
 import base64
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -13,12 +14,24 @@ from typing import Any
 
 from PIL import Image
 
-from demo.events import THUMBNAIL, Done, Fetching, PlanSummary, Preview
+from demo.events import THUMBNAIL, Done, Fetching, Kept, PlanSummary, Preview
+from demo.service import BASELINE
 from flowturbo_core.metadata import AnySettings
 from flowturbo_core.models.catalog import HubModel
+from flowturbo_core.plan import SamplePlan
 
 KINDS = {"E": "Euler", "H": "Heun", "P": "pseudo corrector", "R": "refiner"}
 BAR = '<div class="bar">'  # only a readout of work in progress has one
+# At the end of what is there still, from the moment a request is made until it is first heard of.
+STARTING = '<i class="starting" hidden></i>'
+
+# What a step of each kind is, for whoever has not read the paper: one, or several.
+_STEPS = {
+    "H": ("accurate step", "accurate steps"),
+    "P": ("at half the price", "at half the price"),
+    "R": ("nearly free", "nearly free"),
+    "E": ("rough step at half the price", "rough steps at half the price"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,30 @@ class Run:
         return cls(done.settings, done.timing.ms_per_image, _inline(done.pictures[0]))
 
 
+def in_words(plan: SamplePlan) -> str:
+    """Return what a plan does in plain words: "1 accurate step, 5 at half the price".
+
+    The prices are those of its steps as they are computed: a pseudo corrector that has nothing to
+    reuse costs what a Heun step does.
+    """
+    written = re.fullmatch(r"\[(.*)\]x(\d+)|(.*)", str(SamplePlan(plan.kinds)))
+    repeated, times, plain = written.groups()
+    groups = re.findall(r"([EHPR])(\d+)", repeated or plain)
+    words = ", ".join(_steps_in_words(kind, int(count)) for kind, count in groups)
+    return f"{times} times: {words}" if times else words
+
+
+def _steps_in_words(kind: str, count: int) -> str:
+    one, several = _STEPS[kind]
+    return f"{count} {one if count == 1 else several}"
+
+
+def named(plan: str) -> str:
+    """Return a plan's name in HTML, which says in plain words what it does."""
+    words = in_words(SamplePlan.parse(plan))
+    return f'<code title="{words}" aria-description="{words}">{escape(plan)}</code>'
+
+
 def idle() -> str:
     """Return the readout before the first request."""
     return card("Ready", "", "Press Generate, and see what each picture costs.")
@@ -49,13 +86,13 @@ def idle() -> str:
 def loading() -> str:
     """Return the readout of a request that waits for the model."""
     text = "The model is being loaded; sampling starts by itself."
-    return card("Loading", "", text, f'{BAR}<div class="pending"></div></div>')
+    return card("Loading", "", text, f'{BAR}<div class="pending"></div></div>', said=text)
 
 
 def interrupted(with_pictures: bool) -> str:
     """Return the readout after a request was stopped, or failed."""
     shown = "The pictures show how far sampling came." if with_pictures else "Nothing was sampled."
-    return card("Stopped", "", shown)
+    return card("Stopped", "", shown, said=f"Stopped. {shown}")
 
 
 def in_progress(preview: Preview) -> str:
@@ -74,27 +111,62 @@ def bar(percent: float) -> str:
     return f'{BAR}<div style="width: {percent:.0f}%"></div></div>'
 
 
-def finished(done: Done, is_earlier: bool = False) -> str:
+def finished(done: Done, earlier: Kept | None = None) -> str:
     """Return the readout of finished images: milliseconds, evaluations, speed-up, blocks.
 
-    It says so if they are of an earlier run.
+    It says so if they are of an earlier run, and where that was.
     """
     total, decoding = done.timing.ms_per_image, done.timing.decode_ms_per_image
-    facts = (
-        done.plan.plan,
-        f"sampling {milliseconds(total - decoding)} + decoding {milliseconds(decoding)} ms",
-        evaluations(done.plan),
-        *(["made earlier: Generate makes them anew"] if is_earlier else []),
+    unit, facts = (
+        "ms / image",
+        [
+            done.plan.plan,
+            f"sampling {milliseconds(total - decoding)} + decoding {milliseconds(decoding)} ms",
+            evaluations(done.plan),
+        ],
     )
-    badge = ""
+    if earlier is not None and earlier.machine:
+        unit = "ms / image, made before"
+        facts += [f"made before on {earlier.machine}: Generate makes new ones, timed here"]
+    elif earlier is not None:
+        facts += ["made earlier: Generate makes them anew"]
+    below = f"{_blocks(done)}{_unmeasured(done)}{hints(done.warnings)}"
+    return card(milliseconds(total), unit, " · ".join(facts), _badge(done), below, said(done))
+
+
+def said(done: Done) -> str:
+    """Return a result in a sentence, for whoever hears the page."""
+    count = len(done.pictures)
+    parts = [
+        "1 picture" if count == 1 else f"{count} pictures",
+        f"{milliseconds(done.timing.ms_per_image)} ms each",
+    ]
     if done.speed_up is not None:
-        baseline = f"H{done.plan.num_blocks} (≈ {milliseconds(done.heun_ms_per_image)} ms)"
-        how = "As many Heun blocks, two evaluations each, at this run's milliseconds an evaluation"
-        badge = (
-            f'<span class="badge" title="{how}">{done.speed_up:.1f}× as fast as {baseline}</span>'
-        )
-    below = _blocks(done) + hints(done.warnings)
-    return card(milliseconds(total), "ms / image", " · ".join(facts), badge, below)
+        parts.append(f"{done.speed_up:.1f} times as fast as {BASELINE}")
+    return ". ".join([", ".join(parts), *done.warnings])
+
+
+def _badge(done: Done) -> str:
+    """Return how much faster than the baseline that was."""
+    if done.speed_up is None:
+        return ""
+    about = f"about {milliseconds(done.heun_ms_per_image)} ms"
+    how = (
+        f"{BASELINE}, {in_words(SamplePlan.parse(BASELINE))}, would have taken {about} an image: "
+        "its 16 evaluations of the predictor, at what one took in this run, and decoding"
+    )
+    return (
+        f'<span class="badge" title="{how}" aria-description="{how}">{done.speed_up:.1f}× as fast '
+        f"as {BASELINE} ({about})</span>"
+    )
+
+
+def _unmeasured(done: Done) -> str:
+    """Return why there is no badge, where that is not plain: the plan is the baseline itself."""
+    if done.speed_up is not None or done.kinds == SamplePlan.parse(BASELINE).kinds:
+        return ""
+    text = f"{BASELINE} is no measure of this model, which was distilled to few of Euler's steps."
+    return f'<p class="hint">{text}</p>'
 
 
 def hints(warnings: Sequence[str]) -> str:
@@ -119,7 +191,8 @@ def trajectory(previews: Sequence[Preview], pictures: Sequence[Sequence[str]], i
         known = preview.curvature is not None
         number = f"{bend:.2g}" if known else "–"
         steps.append(
-            f'<li><img src="{small[index]}" width="{THUMBNAIL}" '
+            f'<li title="{KINDS[preview.kind]}: {_steps_in_words(preview.kind, 1)}">'
+            f'<img src="{small[index]}" width="{THUMBNAIL}" '
             f'height="{THUMBNAIL}" alt="After block {preview.block}, {KINDS[preview.kind]}">'
             f'<span class="bend"><i style="height: {100 * bend / highest:.0f}%"></i></span>'
             f'<span class="kind">{preview.kind} · {number}</span></li>'
@@ -190,7 +263,7 @@ def _chart(numbered: Sequence[tuple[int, Run]]) -> str:
             "</button>"
             for index, run in its
         )
-        rows.append(f"<code>{escape(plan)}</code><div>{dots}</div>")
+        rows.append(f"{named(plan)}<div>{dots}</div>")
     ticks = "".join(f"<span>{k * step:g}</span>" for k in range(round(highest / step)))
     return (
         '<div class="chart" role="group" aria-label="Milliseconds an image by plan">'
@@ -210,7 +283,7 @@ def _history(index: int, run: Run) -> str:
     count = len(settings.things) * settings.num_images
     return (
         f'<li><button type="button" data-index="{index}"><img src="{run.thumbnail}" alt="">'
-        f"<code>{escape(settings.plan)}</code><span>{milliseconds(run.ms_per_image)} ms</span>"
+        f"{named(settings.plan)}<span>{milliseconds(run.ms_per_image)} ms</span>"
         f'<span class="of">{escape(", ".join(settings.things))}</span>'
         f'<span class="of">{count} × seed {settings.seed}</span></button></li>'
     )
@@ -226,10 +299,14 @@ def _in_words(run: Run) -> str:
 
 
 def plan_cost(summary: PlanSummary) -> str:
-    """Return the line under the sliders: the plan and its evaluations."""
+    """Return the line under the sliders: the plan, its evaluations, and what it does in words."""
     blocks = "1 block" if summary.num_blocks == 1 else f"{summary.num_blocks} blocks"
     text = f"{blocks}, {evaluations(summary)}"
-    return f'<p class="cost"><code>{escape(summary.plan)}</code> {escape(text)}</p>'
+    words = in_words(SamplePlan.parse(summary.plan))
+    return (
+        f'<p class="cost"><code>{escape(summary.plan)}</code> {escape(text)}'
+        f'<span class="in-words">{words}</span></p>'
+    )
 
 
 def evaluations(summary: PlanSummary) -> str:
@@ -264,10 +341,16 @@ def _blocks(done: Done) -> str:
     )
 
 
-def card(number: str, unit: str, text: str, extra: str = "", below: str = "") -> str:
-    """Return a card: a large number and its unit, what follows it, and a line of text."""
+def card(
+    number: str, unit: str, text: str, extra: str = "", below: str = "", said: str = ""
+) -> str:
+    """Return a card: a large number and its unit, what follows it, and a line of text.
+
+    `said` is what the page says aloud of it; nothing of what changes with every block.
+    """
+    aloud = f' data-said="{escape(said)}"' if said else ""
     return (
-        f'<div class="card"><p class="headline"><b>{escape(number)}</b> {escape(unit)}</p>'
+        f'<div class="card"{aloud}><p class="headline"><b>{escape(number)}</b> {escape(unit)}</p>'
         f'{extra}<p class="facts">{escape(text)}</p>{below}</div>'
     )
 

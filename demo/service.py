@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from demo.accelerator import Accelerator, closing_down
 from demo.budget import Budget
 from demo.downloads import Download
-from demo.events import Advanced, Comparison, Done, PlanSummary, Preview, Stopped
+from demo.events import Advanced, Comparison, Done, Kept, PlanSummary, Preview, Stopped
 from demo.slider_plans import Counts, SliderPlans
 from demo.tickets import End, Wanted
 from flowturbo_core.metadata import AnySettings
@@ -179,6 +179,13 @@ class Service:
     def name(self) -> str:
         """What the page calls the model."""
         return self.model.name
+
+    @property
+    def example(self) -> Kept | None:
+        """What the model made before of what the page opens with; None where nothing is kept."""
+        from demo import examples  # it imports the services
+
+        return examples.of(self.model)
 
     @property
     def has_refiner(self) -> bool:
@@ -361,5 +368,5 @@ def loader(
 def drawn_seed(seed: object, randomise: object) -> object:
     """Return the seed, unchecked, or one that is drawn."""
     if not isinstance(randomise, bool):
-        raise ValueError(f"randomise must be true or false, not {randomise!r}")
+        raise ValueError(f"randomise must be true or false, not {brief(randomise)}")
     return random.randint(0, MAX_SEED - MAX_IMAGES) if randomise else seed

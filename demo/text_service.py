@@ -145,17 +145,22 @@ class TextService(Service):
                 yield event
 
     def cut_warning(self, prompt: str, negative_prompt: str = "") -> str:
-        """Return, in HTML, what of texts is not read; empty if all of it is, or nobody knows.
+        """Return, in HTML, why texts are refused, or what of them is not read; else nothing.
 
-        Which that is only the loaded tokenizer can say; of what is sampled, the readout says it.
+        The latter only the loaded tokenizer can say; of what is sampled, the readout says it. That
+        nothing is written yet needs no saying before Generate is pressed.
         """
-        engine = self.engine
-        if engine is None:
+        if not prompt.strip():
             return ""
+        own, side = self.default_settings, self.model.image_size
         try:
-            return readout.hints(engine.cut_warnings(prompt, negative_prompt))
-        except ValueError:  # Generate says what is wrong with it
-            return ""
+            wish, plan = Wish(prompt, negative_prompt, side, side), SamplePlan.parse(own.plan)
+            self._request(wish, plan, own.guidance_scale, 1, own.seed)
+            engine = self.engine
+            warnings = [] if engine is None else engine.cut_warnings(prompt, negative_prompt)
+        except ValueError as error:
+            warnings = [str(error)]
+        return readout.hints(warnings)
 
     def compare_plans(
         self,

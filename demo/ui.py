@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
 
-from demo import wiring
+from demo import api, wiring
 from demo.cache import Keeping
 from demo.class_service import ClassService
 from demo.controls import HELPER
+from demo.gate import Gate, Hosts, hosts, refuse_body
 from demo.service import Service
 from demo.tabs import about, class_conditional, compare, text_to_image
 from demo.text_service import TextService
 from demo.upkeep import MAX_SESSIONS, upkeep
-from flowturbo_core.metadata import TextSettings
+from flowturbo_core.metadata import is_of_texts
 
 # Fonts the reader already has: the page downloads nothing from elsewhere.
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
@@ -69,7 +72,12 @@ _HERE = Path(__file__).parent
 def build(service: ClassService, *texts: TextService) -> gr.Blocks:
     """Return the page, served by `service` and, where there are models of texts, by `texts`."""
     services = (service, *texts)
-    with gr.Blocks(title="FlowTurbo Studio", analytics_enabled=False) as page:
+    models_of_text = {its.name for its in texts}
+
+    def of_text(query: str) -> bool:
+        return bool(texts) and is_of_texts(query, models_of_text)
+
+    with api.Page(title="FlowTurbo Studio", analytics_enabled=False) as page:
         with gr.Row(elem_classes="page-header"):
             gr.HTML(
                 "<h1>FlowTurbo Studio</h1>"
@@ -79,11 +87,10 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
             status = gr.HTML(_status(services), apply_default_css=False, elem_classes="status")
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             with gr.Tab("Class-conditional", id="class-conditional"):
-                elsewhere = {its.name for its in texts}
-                class_conditional.build(service, page, lambda model: model not in elsewhere)
+                class_conditional.build(service, page, lambda query: not of_text(query))
             if texts:
                 with gr.Tab("Text to image", id="text-to-image"):
-                    text_to_image.build(texts, page)
+                    text_to_image.build(texts, page, of_text)
             with gr.Tab("Compare", id="compare"):
                 compare.build(services, page)
             with gr.Tab("About", id="about"):
@@ -96,9 +103,8 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
             yield _status(services)
 
         def opened(request: gr.Request) -> gr.Tabs:
-            asked = request.query_params
-            of_text = TextSettings.THING in asked or asked.get("model") in elsewhere
-            return gr.Tabs(selected="text-to-image") if of_text else gr.skip()
+            is_of_text = of_text(str(request.query_params))
+            return gr.Tabs(selected="text-to-image") if is_of_text else gr.skip()
 
         page.load(follow, None, status, **wiring.ONCE_LOADED)
         if texts:
@@ -106,12 +112,16 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
     return page
 
 
-def launch_options(*services: Service, keeping: Keeping | None = None) -> dict[str, Any]:
+def launch_options(
+    *services: Service, keeping: Keeping | None = None, answers_to: Hosts | None = None
+) -> dict[str, Any]:
     """Return what `launch()` takes and a page therefore cannot carry itself.
 
-    `keeping` says for how long pictures are kept, and how many bytes of them.
+    `keeping` says for how long pictures are kept, and how many bytes of them. The server answers
+    to the names `answers_to`; where there are none, to localhost.
     """
     keeping = Keeping() if keeping is None else keeping
+    gate = Middleware(Gate, hosts=hosts("localhost") if answers_to is None else answers_to)
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     return {
         "theme": THEME,
@@ -124,8 +134,10 @@ def launch_options(*services: Service, keeping: Keeping | None = None) -> dict[s
         "ssr_mode": False,
         "state_session_capacity": MAX_SESSIONS,
         "app_kwargs": {
-            "routes": [APIRoute("/health", _health(services))],
+            "routes": [APIRoute("/health", _health(services), methods=["GET", "HEAD"])],
             "lifespan": upkeep(keeping),
+            "middleware": [gate],
+            "exception_handlers": {RequestValidationError: refuse_body},
         },
     }
 

@@ -23,9 +23,11 @@ from demo.controls import (
     sentence,
 )
 from demo.events import Done, Kept, Preview, Stopped
-from demo.pictures import Unwritable, captioned, preview_file, setting_files, zip_file
+from demo.pictures import captioned, preview_file, setting_files, zip_file
 from demo.service import Service
-from flowturbo_core.metadata import QUERY_NAMES, AnySettings, model_in
+from flowturbo_core.files import Unwritable
+from flowturbo_core.metadata import QUERY_NAMES, AnySettings
+from flowturbo_core.requests import MAX_SEED, whole_number
 
 # Every event that computes shares this: one at a time on the accelerator, the others wait.
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
@@ -38,18 +40,19 @@ ONCE_LOADED = {
 }
 _LOOK_AGAIN_S = 0.3
 
-# On a narrow page the pictures are below the controls: go there.
-_SHOW_READOUT = """() => {
-    if (!matchMedia("(max-width: 900px)").matches) return;
-    const shown = [...document.querySelectorAll(".readout")].find((e) => e.offsetParent);
-    shown.scrollIntoView({ behavior: "smooth" });
-}"""
 # Generate and Stop, by whether something runs.
 _BUTTONS = """((running) => [!running, running]
     .map((interactive) => ({ __type__: "update", interactive })))"""
-_RUNNING = f"() => {_BUTTONS}(true)"
 _IDLE = f"() => {_BUTTONS}(false)"
-_AS_READOUT = f"(html) => {_BUTTONS}(html.includes({json.dumps(readout.BAR)}))"
+_BAR, _STARTING = json.dumps(readout.BAR), json.dumps(readout.STARTING)
+_RUNS = f"[{_BAR}, {_STARTING}].some((mark) => html.includes(mark))"
+# A request was made: what is there stays until the first of it comes, and is marked.
+_STARTED = f"(html) => [...{_BUTTONS}(true), {_RUNS} ? html : html + {_STARTING}]"
+# page.js says it aloud, and where the pictures are seen without it.
+_AS_READOUT = f"""(html) => {{
+    document.dispatchEvent(new CustomEvent("readout", {{ detail: html }}));
+    return {_BUTTONS}({_RUNS});
+}}"""
 # Counts how often a plan was changed while live; a change of the count samples. A plan that has
 # nothing to begin with is only passed through: the line under the sliders says so already.
 _MOVED = "(live, moves, heun, pseudo) => live && heun + pseudo > 0 ? moves + 1 : moves"
@@ -62,6 +65,12 @@ _FOLLOW_ADDRESS = f"""(record) => {{
     history.replaceState(null, "", "?" + query + location.hash);
 }}"""
 _READ_ADDRESS = "(live, moves) => [live, moves, location.search.slice(1)]"
+# What the page opens with makes room for what the address asks for.
+_UNLESS_ASKED = f"""(html) => {{
+    const asked = new URLSearchParams(location.search);
+    return {json.dumps(QUERY_NAMES)}.some((name) => asked.has(name))
+        ? {json.dumps(readout.idle())} : html;
+}}"""
 _MAX_RUNS = 50  # that a visit remembers
 _MAX_STRIPS = 8  # pictures of a run whose trajectory is kept
 
@@ -154,6 +163,23 @@ def shown(
             yield _UNCHANGED
 
 
+def connect_example(page: gr.Blocks, service: Service, results: Results) -> None:
+    """Open the page with what the model made before, unless the address asks for something."""
+    example = service.example
+    if example is None:
+        return
+
+    def open_with(request: gr.Request) -> tuple:
+        if set(request.query_params) & set(QUERY_NAMES):
+            return (gr.skip(),) * 4
+        pictures, text, _, strip, _, latest = _made_before(example)
+        return pictures, text, strip, latest
+
+    outputs = [results.gallery, results.readout, results.trajectory, results.latest]
+    page.load(None, results.readout, results.readout, js=_UNLESS_ASKED, **HELPER)
+    page.load(open_with, None, outputs, **HELPER)
+
+
 def _stopped(previews: Sequence[Preview]) -> tuple:
     """Keep what is there, as pictures that carry their settings like finished ones."""
     text = readout.interrupted(bool(previews))
@@ -168,7 +194,7 @@ def _made_before(kept: Kept) -> tuple:
     """Show a result as if it had just been made, but for what the readout says of its times."""
     small = [readout.thumbnails(preview, _MAX_STRIPS) for preview in kept.previews]
     pictures, _, *others = _finished(kept.done, kept.previews, small)
-    return pictures, readout.finished(kept.done, is_earlier=True), *others
+    return pictures, readout.finished(kept.done, kept), *others
 
 
 def _finished(
@@ -281,13 +307,12 @@ def connect_runs(
         **GPU,
     }
     # At once and in the browser: an answer from the server could come after the next result.
-    end = {
-        "fn": None,
-        "inputs": text,
-        "outputs": text,
-        "js": f"(html) => html.includes({json.dumps(readout.BAR)}) "
-        f"? {json.dumps(interrupted)} : html",
-    }
+    nothing = json.dumps(readout.interrupted(False))
+    until_then = f"html.includes({_BAR}) ? {json.dumps(interrupted)}"
+    both_ways = {"fn": None, "inputs": text, "outputs": text}
+    end = {**both_ways, "js": f"(html) => {until_then} : {_RUNS} ? {nothing} : html"}
+    # What was refused never began: what was there before is there still.
+    fail = {**both_ways, "js": f"(html) => {until_then} : html.replace({_STARTING}, '')"}
 
     def visitor(request: gr.Request) -> str:
         return f"{request.session_hash} {task}"
@@ -295,27 +320,27 @@ def connect_runs(
     def begun(make: Callable[..., Iterator[tuple]]) -> Callable[..., Iterator[tuple]]:
         def begin(request: gr.Request, *values: object) -> Iterator[tuple]:
             asked, counts = values[: len(inputs)], values[len(inputs) :]
-            yield from make(*asked, visitor(request), sum(counts))
+            yield from make(*asked, visitor(request), _ticket(counts))
 
         return begin
 
     def overtake(request: gr.Request, *counts: int) -> None:
-        service.overtake(visitor(request), sum(counts) - 1)
+        service.overtake(visitor(request), _ticket(counts) - 1)
 
     def stop(request: gr.Request, *counts: int) -> None:
-        service.stop(visitor(request), sum(counts))
+        service.stop(visitor(request), _ticket(counts))
 
     # First the buttons: a click's listeners run one after the other, in this order.
-    buttons.generate.click(None, None, both, js=_RUNNING)
-    buttons.generate.click(None, None, None, js=_SHOW_READOUT)
+    started = {"fn": None, "inputs": text, "outputs": [*both, text], "js": _STARTED}
+    buttons.generate.click(**started)
     buttons.generate.click(None, buttons.presses, buttons.presses, js="(presses) => presses + 1")
     # What is under way is ended first: of several requests, the last one counts.
     for count, make in ways:
         counted = count.change(overtake, tickets, None, **HELPER)
-        counted.then(None, None, both, js=_RUNNING)
+        counted.then(**started)
         run = counted.then(begun(make), trigger_mode="always_last", **computing)
         run.failure(None, None, both, js=_IDLE)
-        run.failure(**end)
+        run.failure(**fail)
     # What the readout says decides what can be pressed, rather than that a request ended: one that
     # was overtaken ends while the one that overtook it runs.
     text.change(None, text, both, js=_AS_READOUT)
@@ -327,6 +352,14 @@ def connect_runs(
     buttons.stop.click(**end)
 
 
+def _ticket(counts: Sequence[object]) -> int:
+    """Return the ticket of what was pressed and moved so often, as a page counts it."""
+    try:
+        return sum(whole_number("a page's count", count, 0, MAX_SEED) for count in counts)
+    except ValueError as error:
+        raise gr.Error(sentence(error), print_exception=False) from error
+
+
 def connect_visit(
     page: gr.Blocks,
     service: Service,
@@ -335,13 +368,12 @@ def connect_visit(
     plan: PlanControls,
     results: Results,
     visit: VisitControls,
-    takes: Callable[[str | None], bool] = lambda _: True,
+    takes: Callable[[str], bool] = lambda _: True,
 ) -> None:
     """Remember what was made, and take settings back: of a run, a picture, or the address.
 
     `values_of` gives settings as values of `inputs`, or raises ValueError. While live, what comes
-    back is sampled at once. `takes` tells by the model that an address names, if any, whether it
-    is for this one of several.
+    back is sampled at once. `takes` tells whether an address's query is for this one of several.
     """
 
     def remember(latest: Result | None, runs: list[readout.Run]) -> tuple:
@@ -388,7 +420,7 @@ def connect_visit(
     def from_address(live: bool, moves: int, query: str) -> tuple:
         nothing = (gr.skip(),) * len(restores["outputs"])
         try:
-            if not takes(model_in(query)):
+            if not takes(query):
                 return nothing
             settings = kind.from_query(query, service.default_settings)
             return nothing if settings is None else restored(settings, live, moves)

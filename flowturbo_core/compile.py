@@ -1,8 +1,8 @@
-"""torch.compile, where it works; and what FlowTurbo compiles: one block, whole.
+"""Compiles one block whole, as FlowTurbo does, where torch.compile works.
 
-Velocity, guidance and the solver's arithmetic of a block become one program (sample-aware
-compilation, 2409.18128, section 3.4). Times and guidance scale reach it as 0-d tensors, so that
-no setting but the shape of the batch makes it compile again.
+Velocity, guidance and the arithmetic of the solver become one program (sample-aware compilation,
+2409.18128, section 3.4). Times and guidance scale reach it as 0-d tensors. Only another shape of
+the batch compiles it again.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import torch
 
 from flowturbo_core.steps import State
 
-# Of blocks that do not read the velocity they are handed: they are handed none, or the first
-# block of a plan, which has none yet, would be another program.
+# These blocks do not read the carried velocity, and so get none. The first block of a plan has none
+# yet: with and without it, they would be two programs.
 _READ_NO_VELOCITY = {"E", "H"}
 
 
@@ -21,8 +21,8 @@ _READ_NO_VELOCITY = {"E", "H"}
 def can_compile(device_type: str) -> bool:
     """Tell whether torch.compile works on `device_type`, by compiling a sum, in a few seconds.
 
-    What it needs (a C++ compiler and Python's headers on a CPU, Triton on a GPU) differs by
-    version, so it is tried rather than looked for.
+    It needs a C++ compiler and Python's headers on a CPU, Triton on a GPU. The needs differ by
+    version, so this tries instead of looking for them.
     """
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device_type))

@@ -2,16 +2,18 @@
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
-import diffusers
 import torch
+
+from flowturbo_core.checks import brief
 
 # What a record of something measured or made names beside the device.
 VERSIONS = {
     "python": platform.python_version(),
     "torch": torch.__version__,
-    "diffusers": diffusers.__version__,
+    "diffusers": version("diffusers"),  # importing it would take seconds
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,7 +31,9 @@ def resolve_device(name: str | None) -> torch.device:
         indices = range(torch.accelerator.device_count())
         available += [accelerator.type, *(f"{accelerator.type}:{i}" for i in indices)]
     if name not in available:
-        raise ValueError(f"device {name!r} is not on this machine; it has {', '.join(available)}")
+        raise ValueError(
+            f"device {brief(name)} is not on this machine; it has {', '.join(available)}"
+        )
     return torch.device(name)
 
 
@@ -38,7 +42,7 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if name is None:
         return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
     if name not in DTYPES:
-        raise ValueError(f"dtype {name!r} is not known; it can be {', '.join(DTYPES)}")
+        raise ValueError(f"dtype {brief(name)} is not known; it can be {', '.join(DTYPES)}")
     return DTYPES[name]
 
 

@@ -116,6 +116,41 @@ def choose_guidance(
     return PartialGuidance(guided_channels)
 
 
+def guidance_warnings(
+    guidance_scale: float,
+    thing: str,
+    negative_prompt: str = "",
+    channels: tuple[int, int] | None = None,
+) -> list[str]:
+    """Return what a person should know of a guidance scale that is not above 1.
+
+    Args:
+        guidance_scale: as it was asked for.
+        thing: what there are to be pictures of: class or prompt.
+        negative_prompt: what was to be led away from, if anything.
+        channels: how many of how many are guided, where it is not all.
+    """
+    guidance_scale = as_float32(guidance_scale)
+    effect = "no effect" if channels is None else "no effect on {} of {} channels".format(*channels)
+    none = "1 is no guidance, for which InstaFlow and diffusers also take 0"
+    if guidance_scale == 0:
+        alone = "; the pictures are of the negative prompt alone" if negative_prompt else ""
+        return [f"at guidance 0 the {thing} has {effect}{alone}; {none}"]
+    if not negative_prompt or guidance_scale > 1:
+        return []
+    if guidance_scale == 1:
+        return ["at guidance 1 the negative prompt has no effect; above 1 it is led away from"]
+    return [
+        f"at guidance {guidance_scale:g} the pictures are led toward the negative prompt; above 1 "
+        "it is led away from"
+    ]
+
+
+def as_float32(guidance_scale: float) -> float:
+    """Return the scale as the loop is given it, and chooses its guidance by."""
+    return float(torch.tensor(guidance_scale, dtype=torch.float32))
+
+
 class GuidedPredictor(nn.Module):
     """A velocity model `velocity(x, t, condition, guidance_scale) -> v` around a predictor.
 

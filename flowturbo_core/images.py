@@ -1,4 +1,4 @@
-"""Between tensors and pictures."""
+"""Turns tensors into pictures, and pictures into tensors."""
 
 from collections.abc import Sequence
 

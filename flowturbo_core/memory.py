@@ -1,4 +1,4 @@
-"""Memory that runs out is an error of the one request, and not the end of the program."""
+"""Turns a lack of memory into an error of one request, so that the program goes on."""
 
 import gc
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
-# What a container may hold, as either version of Linux's control groups says it.
+# The files in which the two versions of Linux's control groups give a container's limit.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _FULL = re.compile("allocate memory|out of memory|ALLOC_FAILED")
 
 
 def fail_beyond_memory() -> None:
-    """Let allocations fail that this machine, or the container, has no memory for.
+    """Let allocations fail if this machine, or the container, has no memory for them.
 
-    Linux grants them, and ends the program once they are filled. Models on a CPU then raise, and
-    the program goes on.
+    By default Linux grants them, and ends the program once they are filled. After this call models
+    on a CPU raise an error instead, and the program goes on.
     """
     if sys.platform != "linux":  # others refuse what they cannot hold by themselves
         return
@@ -46,13 +46,13 @@ def installed_memory() -> int:
 def in_memory(refusal: str) -> Iterator[None]:
     """Raise ValueError, with the sentence `refusal`, if memory runs out inside.
 
-    What was held there is given back.
+    The memory that was held inside is released.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        # On a CPU, and in the libraries of a GPU, it has no type of its own.
+        # On a CPU, and in the libraries of a GPU, the error has no type of its own.
         if not is_full and not _FULL.search(str(error)):
             raise
         traceback.clear_frames(error.__traceback__)

@@ -1,20 +1,21 @@
-"""The settings of a picture: into a PNG and back, into a page's address and back.
+"""Writes the settings of a picture into a PNG or an address, and reads them back.
 
-What comes back is somebody's text. It is read with limits on its size and checked type by type;
-what the values mean is then validated by the core, like any other request.
+Anybody may have written what comes back. It is read with limits on its size, and the type of each
+value is checked. `requests` then checks the values, as it does for any other request.
 """
 
 import json
 import re
+import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl, urlencode
 
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from flowturbo_core.requests import ClassConditionalRequest, TextToImageRequest, brief
 
@@ -24,13 +25,38 @@ _KEY = "flowturbo"
 _MAX_TEXT = 50_000
 _MAX_NAME = 60  # bytes, of a part of a file's name
 _MAX_FIELDS = 300
+_SIGNATURE, _CHECKSUM = b"\x89PNG\r\n\x1a\n", 4  # bytes, before and after the parts of a PNG
+_TEXT_CHUNKS = (b"iTXt", b"tEXt", b"zTXt")
+
+
+def _text_behind(picture: PngImageFile) -> str | None:
+    """Return the settings that stand behind the pixels, where other programs write texts.
+
+    The pixels are passed over, as is every text of another name; Pillow's limits hold for ours.
+    """
+    chunks, stream = picture.png, picture.fp
+    stream.seek(len(_SIGNATURE))
+    begin = f"{_KEY}\0".encode()
+    try:
+        while True:
+            kind, start, length = chunks.read()
+            is_ours = kind in _TEXT_CHUNKS and stream.read(len(begin)) == begin
+            if is_ours:
+                stream.seek(start)
+                chunks.call(kind, start, length)
+                return chunks.im_text.get(_KEY)
+            if kind == b"IEND":
+                return None
+            stream.seek(start + length + _CHECKSUM)
+    except (struct.error, SyntaxError):  # it ends before its end, or goes on as no PNG
+        return None
 
 
 class _Portable:
-    """What settings of every task do: into a PNG and back, into an address and back.
+    """What the settings of every task share.
 
-    One field, `THINGS`, holds texts, the things of which there are pictures: an address repeats
-    it as `THING`. `KINDS` has the types of all others.
+    The field `THINGS` holds the classes or the texts that the pictures show. An address has one
+    parameter `THING` for each. `KINDS` has the types of all other fields.
     """
 
     THINGS: ClassVar[str]
@@ -40,17 +66,17 @@ class _Portable:
 
     @property
     def things(self) -> tuple[str, ...]:
-        """Return what there are pictures of, in order."""
+        """Return the classes or texts that the pictures show, in order."""
         return getattr(self, self.THINGS)
 
     def of_picture(self, index: int) -> Self:
-        """Return the settings that make picture `index` of these alone."""
+        """Return the settings that make picture `index` alone."""
         own = {self.THINGS: (self.things[index // self.num_images],), "num_images": 1}
         return replace(self, **own, seed=self.seed + index)
 
     @property
     def file_name(self) -> str:
-        """What to call the first picture's file, without its ending."""
+        """The name for the file of the first picture, without an ending."""
         return f"{safe_name(self.things[0])}-{safe_name(self.plan)}-seed{self.seed}"
 
     def png_info(self, versions: Mapping[str, str]) -> PngInfo:
@@ -65,16 +91,20 @@ class _Portable:
         """Read the settings of a picture made here. Raises ValueError, in one sentence."""
         try:
             with warnings.catch_warnings():
-                # Its size does not matter: nothing but its text is decoded.
+                # Its size does not matter: nothing but its texts is decoded, which have limits.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(file, formats=["PNG"]) as picture:
-                    text = picture.info.get(_KEY)
+                    text = picture.info.get(_KEY) or _text_behind(picture)
         except Image.DecompressionBombError as error:
             raise ValueError("this picture has far more pixels than any made here") from error
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise ValueError("this file is not a PNG picture that can be read") from error
         if text is None:
-            raise ValueError("this picture carries no settings; it was not made here")
+            raise ValueError(
+                "this picture carries no settings: it was not made here, or was saved without them"
+            )
+        if not isinstance(text, str):
+            raise ValueError("the picture's settings are damaged: they are no text")
         return cls.from_text(text)
 
     @classmethod
@@ -113,12 +143,10 @@ class _Portable:
 
     @classmethod
     def from_query(cls, query: str, default: Self) -> Self | None:
-        """Read an address's query, None if it names no setting, or those of another task.
+        """Read the query of an address; None if it names no setting, or those of another task.
 
-        What is missing is `default`'s.
-
-        Names that mean nothing here are left alone, as browsers and hosts add their own.
-        Raises ValueError, in one sentence.
+        `default` has the values of missing settings. Unknown names are ignored, because browsers
+        and hosts add their own. Raises ValueError, in one sentence.
         """
         if len(query) > _MAX_TEXT:
             raise ValueError(f"the address's settings are longer than {_MAX_TEXT} characters")
@@ -127,6 +155,8 @@ class _Portable:
         except ValueError as error:
             raise ValueError(f"the address has more than {_MAX_FIELDS} settings") from error
         named = {name for name, _ in pairs}
+        if {Settings.THING, TextSettings.THING} <= named:
+            raise ValueError("the address names both a class and a prompt; name one of them")
         if any(other.THING in named for other in (Settings, TextSettings) if other is not cls):
             return None
         if not named & {cls.THING, *cls.KINDS}:
@@ -254,11 +284,22 @@ QUERY_NAMES = sorted({Settings.THING, *Settings.KINDS, TextSettings.THING, *Text
 
 
 def model_in(query: str) -> str | None:
-    """Return the model that an address's query names; None if it names none, or far too much."""
+    """Return the model that the query of an address names; None if it names none, or too much."""
     try:
         return dict(parse_qsl(query, max_num_fields=_MAX_FIELDS)).get("model")
     except ValueError:
         return None
+
+
+def is_of_texts(query: str, models: Collection[str] = ()) -> bool:
+    """Tell whether an address's query names what only texts have, or one of their `models`."""
+    try:
+        named = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+    except ValueError:
+        return False
+    own = {TextSettings.THING, *TextSettings.KINDS} - {Settings.THING, *Settings.KINDS}
+    is_theirs = named.get("model") in models or not own.isdisjoint(named)
+    return is_theirs and Settings.THING not in named
 
 
 _IN_WORDS = {str: "a text", float: "a number", int: "a whole number"}

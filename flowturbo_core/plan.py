@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from flowturbo_core.checks import brief
+
 MAX_STEPS = 100
 # Of FlowTurbo's paper (2409.18128, table 1), with plain Heun to compare with.
 PAPER_PLANS = ("H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5")
@@ -17,8 +19,8 @@ _MAX_TEXT = 400
 
 # Evaluations of (predictor, refiner) that one block costs.
 _COST = {"E": (1, 0), "H": (2, 0), "P": (1, 0), "R": (0, 2)}
-# What a block leaves behind that the next pseudo corrector may take for the velocity it starts
-# from: only H and P end on the velocity at their end point (or its prediction).
+# After these blocks a P may reuse the carried velocity: only H and P end on the velocity at their
+# end point, or at the predicted one.
 _LEAVES_FRESH_VELOCITY = {"H", "P"}
 
 _REPEAT = re.compile(r"\[((?:[EHPR][0-9]+)+)\]x([0-9]+)|((?:[EHPR][0-9]+)+)")
@@ -30,11 +32,11 @@ class SamplePlan:
 
     Args:
         blocks: one letter a block, of E (Euler), H (Heun), P (pseudo corrector), R (refiner).
-            A P that has no fresh velocity to reuse (the first block, or after E or R) evaluates
-            one, and so is an H; `kinds` says H for it.
+            A P without a fresh velocity to reuse (the first block, or after E or R) must
+            evaluate one. It is then an H, and `kinds` has an H for it.
 
-    Raises ValueError for an unknown letter, no block, more than 100, or a plan that begins
-    with R, which has no velocity to refine.
+    Raises ValueError for an unknown letter, for no block or more than 100, and for a plan that
+    begins with R, which would have no velocity to refine.
     """
 
     blocks: str
@@ -42,11 +44,11 @@ class SamplePlan:
     def __post_init__(self) -> None:
         if not isinstance(self.blocks, str):
             raise ValueError(
-                f"the blocks of a plan are a text, like HPPR, not {repr(self.blocks)[:60]}"
+                f"the blocks of a plan are a text, like HPPR, not {brief(self.blocks)}"
             )
         unknown = set(self.blocks) - _COST.keys()
         if unknown:
-            raise ValueError(f"plan letter {sorted(unknown)[0]!r} is not one of E, H, P, R")
+            raise ValueError(f"plan letter {brief(min(unknown))} is not one of E, H, P, R")
         if not self.blocks:
             raise ValueError("a plan needs at least one step; this one has none")
         if len(self.blocks) > MAX_STEPS:
@@ -66,16 +68,16 @@ class SamplePlan:
     def parse(cls, text: str) -> "SamplePlan":
         """Read a plan such as "H8", "H1P5R3", "[H1P1R1]x3" or "E25"."""
         if not isinstance(text, str) or len(text) > _MAX_TEXT:
-            shown = repr(text[:40] if isinstance(text, str) else text)[:60]
             raise ValueError(
-                f"a plan is a text of at most {_MAX_TEXT} characters, like H1P5R3, not {shown}"
+                f"a plan is a text of at most {_MAX_TEXT} characters, like H1P5R3, not "
+                f"{brief(text)}"
             )
         compact = text.strip()
         parts = list(_REPEAT.finditer(compact))
         if not compact or "".join(part.group() for part in parts) != compact:
             raise ValueError(
-                f"plan {text!r} is not understood; write H, P, R or E with a number after each, "
-                "like H1P5R3, [H1P1R1]x3 or E25"
+                f"plan {brief(text)} is not understood; write H, P, R or E with a number after "
+                "each, like H1P5R3, [H1P1R1]x3 or E25"
             )
         blocks = ""
         for part in parts:
@@ -84,12 +86,12 @@ class SamplePlan:
             sizes = [_bounded(size) for _, size in groups]
             repeats = _bounded(times) if times else 1
             if repeats * sum(sizes) > MAX_STEPS:
-                raise ValueError(f"a plan has at most {MAX_STEPS} steps; {text!r} has more")
+                raise ValueError(f"a plan has at most {MAX_STEPS} steps; {brief(text)} has more")
             blocks += repeats * "".join(
                 letter * size for (letter, _), size in zip(groups, sizes, strict=True)
             )
         if not blocks:
-            raise ValueError(f"plan {text!r} has no step; a plan needs at least one")
+            raise ValueError(f"plan {brief(text)} has no step; a plan needs at least one")
         return cls(blocks)
 
     @classmethod
@@ -100,7 +102,7 @@ class SamplePlan:
             if not (is_number and 0 <= count <= MAX_STEPS and count == int(count)):
                 raise ValueError(
                     f"the number of {name} steps must be whole, from 0 to {MAX_STEPS}, "
-                    f"not {str(count)[:60]}"
+                    f"not {brief(count)}"
                 )
         return cls("H" * int(heun) + "P" * int(pseudo) + "R" * int(refiner))
 
@@ -139,7 +141,7 @@ class SamplePlan:
         is_number = isinstance(t_start, numbers.Real) and not isinstance(t_start, bool)
         if not (is_number and 0 <= t_start < 1):  # false for NaN too
             raise ValueError(
-                f"t_start must be a number, at least 0 and less than 1, not {repr(t_start)[:60]}"
+                f"t_start must be a number, at least 0 and less than 1, not {brief(t_start)}"
             )
         steps = len(self)
         return tuple(t_start + (1 - t_start) * i / steps for i in range(steps)) + (1.0,)
@@ -157,7 +159,7 @@ def _bounded(digits: str) -> int:
 
 
 def parse_distinct(plans: Sequence[str]) -> list[SamplePlan]:
-    """Read plans that are to be compared: at least one, and none of them twice."""
+    """Read plans to compare: at least one, and none twice."""
     if not plans:
         raise ValueError("name at least one plan; the list is empty")
     parsed = [SamplePlan.parse(plan) for plan in plans]
@@ -166,6 +168,6 @@ def parse_distinct(plans: Sequence[str]) -> list[SamplePlan]:
         # P8 is H1P7, as its first P has nothing to reuse: one plan, whatever it is called.
         if (other := known.get(plan.kinds)) is not None:
             also = "" if other == str(plan) else f": {plan} is {other}"
-            raise ValueError(f"a plan is named twice in {', '.join(plans)}{also}")
+            raise ValueError(f"a plan is named twice in {brief(', '.join(plans))}{also}")
         known[plan.kinds] = str(plan)
     return parsed

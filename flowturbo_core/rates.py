@@ -1,4 +1,4 @@
-"""What a plan takes on a machine, from what its parts took there."""
+"""Computes the time of any plan on a machine from the measured times of its parts."""
 
 import statistics
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # it imports torch, which nothing here needs
 
 
 class Evaluated(Protocol):
-    """Whatever says how often it evaluates each model for one image, as a plan does."""
+    """Anything that says how often it evaluates each model for one image, such as a plan."""
 
     @property
     def predictor_evaluations(self) -> int:
@@ -37,7 +37,7 @@ class Rates:
 
     @classmethod
     def of(cls, runs: Iterable[tuple[Evaluated, str, "Timing"]]) -> Self:
-        """Return the median rates of runs, each a plan, the kinds of its blocks, and its times."""
+        """Return the median rates of runs: each is a plan, the kinds of the blocks, and times."""
         predictor, refiner, decoding = [], [], []
         for plan, kinds, timing in runs:
             refining = ms_of_kind(timing, kinds, "R")
@@ -53,7 +53,7 @@ class Rates:
         )
 
     def covers(self, plan: Evaluated) -> bool:
-        """Tell whether all that the plan evaluates was measured."""
+        """Tell whether the rates of all models that the plan evaluates are known."""
         return self.refiner_ms is not None or plan.refiner_evaluations == 0
 
     def ms_of(self, plan: Evaluated) -> float:
@@ -68,6 +68,6 @@ class Rates:
 
 
 def ms_of_kind(timing: "Timing", kinds: str, kind: str) -> float:
-    """Return the milliseconds an image of all blocks of one kind, `kinds` naming each block's."""
+    """Return the milliseconds an image of all blocks of one kind; `kinds` has a letter a block."""
     pairs = zip(kinds, timing.block_ms, strict=True)
     return sum(ms for its, ms in pairs if its == kind) / timing.num_images

@@ -7,7 +7,9 @@ import numbers
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import ClassVar
 
+from flowturbo_core.checks import brief, unknown
 from flowturbo_core.plan import SamplePlan
 
 MAX_GUIDANCE_SCALE = 15
@@ -25,10 +27,12 @@ class ClassConditionalRequest:
     Args:
         class_labels: one label, from 0, for each group of images.
         plan: how to sample.
-        guidance_scale: strength of classifier-free guidance; 1 is none.
+        guidance_scale: strength of classifier-free guidance; 1 is none, 0 leaves the class out.
         num_images: images for each label.
         seed: image k of the request draws its noise from seed + k.
     """
+
+    THING: ClassVar = "class"
 
     class_labels: tuple[int, ...]
     plan: SamplePlan
@@ -84,12 +88,14 @@ class TextToImageRequest:
         prompts: what to show, one text for each group of images.
         negative_prompt: what guidance leads away from; empty for the usual "no text".
         plan: how to sample.
-        guidance_scale: strength of classifier-free guidance; 1 is none.
+        guidance_scale: strength of classifier-free guidance; 1 is none, 0 leaves the prompt out.
         num_images: images for each prompt.
         seed: image k of the request draws its noise from seed + k.
         height: of each image, in pixels.
         width: of each image, in pixels.
     """
+
+    THING: ClassVar = "prompt"
 
     prompts: tuple[str, ...]
     negative_prompt: str
@@ -122,7 +128,7 @@ class TextToImageRequest:
         prompts = (prompt,) if isinstance(prompt, str) else prompt
         if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
             raise ValueError(f"prompt must be a text, or a list of them, not {brief(prompt)}")
-        prompts = tuple(_text("prompt", text) for text in prompts)
+        prompts = tuple(one_line("prompt", text) for text in prompts)
         if not prompts or not all(prompts):
             raise ValueError("write a prompt: what should the picture show?")
         images, first = _images_and_seed(num_images, len(prompts), seed)
@@ -136,7 +142,7 @@ class TextToImageRequest:
             )
         return cls(
             prompts,
-            _text("negative_prompt", negative_prompt),
+            one_line("negative_prompt", negative_prompt),
             plan if isinstance(plan, SamplePlan) else SamplePlan.parse(plan),
             real_number("guidance_scale", guidance_scale, 0, MAX_GUIDANCE_SCALE),
             images,
@@ -159,7 +165,7 @@ def _images_and_seed(num_images: object, groups: int, seed: object) -> tuple[int
     return images, first
 
 
-def _text(name: str, value: object) -> str:
+def one_line(name: str, value: object) -> str:
     """Return a text on one line, without the blanks around it."""
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, not {brief(value)}")
@@ -211,9 +217,7 @@ def class_label(value: object, class_names: Sequence[str]) -> int:
         try:
             value = int(value)
         except ValueError:
-            raise ValueError(
-                f"class {brief(value)} is not known; the classes are {', '.join(class_names)}"
-            ) from None
+            raise ValueError(unknown("class", value, class_names, "classes")) from None
     return whole_number("class label", value, 0, len(class_names) - 1)
 
 
@@ -239,12 +243,3 @@ def _is_whole_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def brief(value: object) -> str:
-    """Return `value` as Python writes it, cut to 60 characters, for a sentence."""
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of more digits than Python prints
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -3,11 +3,10 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from flowturbo_core.devices import synchronize
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,15 @@ class Timing:
         return self.decode_ms / self.num_images
 
 
-def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+def timed(work: Callable[[], Any], device: "torch.device") -> tuple[Any, float]:
     """Run `work` and return its result with the milliseconds that `device` took for it.
 
     The device is synchronised before and after: nothing queued earlier is counted, and nothing
     that was only queued is left out.
     """
+    # Only here: it brings torch, and who reads times that were written down has no need of that.
+    from flowturbo_core.devices import synchronize
+
     synchronize(device)
     started = time.perf_counter()
     result = work()

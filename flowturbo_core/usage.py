@@ -27,9 +27,18 @@ def run(
             sys.exit(app(standalone_mode=False) or 0)
     except UsageError as error:
         print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {_of_a_system(error)}", file=sys.stderr)
     sys.exit(2)
+
+
+def _of_a_system(error: OSError) -> str:
+    """Return what a system refuses, without its number, and of what."""
+    if not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def number(text: str | float) -> int | float | str:

@@ -18,6 +18,11 @@ It stands on rectified flow ([Liu et al., 2209.03003](https://arxiv.org/abs/2209
 InstaFlow ([Liu et al., ICLR 2024](https://arxiv.org/abs/2309.06380)) and
 SiT ([Ma et al., ECCV 2024](https://arxiv.org/abs/2401.08740)).
 
+## Keys
+
+Ctrl+Enter generates or compares, and Esc stops, wherever the focus is. Arrows move among classes,
+and choose among presets. A number acts on Enter, or when it is left, if it was changed.
+
 ## Licence
 
 MIT, for the code, the data and the bundled weights. Released checkpoints have licences of their

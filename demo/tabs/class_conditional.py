@@ -13,11 +13,11 @@ from flowturbo_core.metadata import Settings
 def build(
     service: ClassService,
     page: gr.Blocks,
-    takes: Callable[[str | None], bool] = lambda model: True,
+    takes: Callable[[str], bool] = lambda query: True,
 ) -> None:
     """Add the tab's controls and pictures to `page`, served by `service`.
 
-    `takes` tells by the model that an address names whether it is for this tab.
+    `takes` tells whether an address's query is for this tab.
     """
     with gr.Row(elem_classes="workbench"):
         with gr.Column(scale=2, min_width=320):
@@ -29,7 +29,7 @@ def build(
             seed = controls.seed_controls()
             buttons = controls.run_controls("Generate")
         with gr.Column(scale=3, min_width=320):
-            results = controls.results()
+            results = controls.results(service)
             visit = controls.visit_controls(service)
     # In the order in which the handler takes them.
     inputs = [classes, *plan.sliders, guidance_scale, num_images, *seed]
@@ -43,6 +43,7 @@ def build(
     wiring.connect(service, "class-conditional", ask, inputs, plan, buttons, results)
     wiring.connect_visit(page, service, values_of, inputs, plan, results, visit, takes)
     wiring.connect_budget(page, service, plan)
+    wiring.connect_example(page, service, results)
     api.publish(handler(service), arguments(service), ["Pictures"])
 
 
@@ -71,10 +72,13 @@ def handler(service: ClassService) -> Callable[..., Iterator[tuple]]:
             heun: Heun steps, a whole number from 0 to 24.
             pseudo: pseudo-corrector steps, a whole number from 0 to 24.
             refiner: refiner steps, a whole number from 0 to 8.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
+                the class out.
             num_images: images of each class, a whole number from 1 to 8.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
+
+        A value that is left out, or null over HTTP, is the default.
 
         Returns:
             The pictures with their classes (PNG, with their settings in them) and, at the end, a

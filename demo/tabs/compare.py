@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ from demo.events import Advanced, Comparison, Stopped
 from demo.pictures import (
     REMOVED,
     Difference,
-    Unwritable,
     are_kept,
     captioned,
     png_file,
     setting_files,
 )
 from demo.service import NUM_COMPARED, Service
+from flowturbo_core.files import Unwritable
 from flowturbo_core.models.catalog import CLASSES
 from flowturbo_core.models.front import Front
 
@@ -29,52 +29,62 @@ _CHART_HEIGHT = 300
 _ROOM = 1.08  # beyond the last dot, which would be cut in half
 
 
-class Results(NamedTuple):
-    """Where a comparison is shown, in the order its handler gives it; the seed comes third."""
+class Told(NamedTuple):
+    """What a comparison's handler gives, in this order; the seed comes third."""
 
     readout: gr.HTML
     figures: gr.HTML
-    slider: gr.ImageSlider
-    difference: gr.Gallery
-    first: gr.Gallery
-    second: gr.Gallery
     chart: gr.ScatterPlot
     note: gr.HTML
     pairs: gr.State
 
 
-_UNCHANGED = (gr.skip(),) * (1 + len(Results._fields))
+class Pictures(NamedTuple):
+    """Where the pictures of a comparison are shown."""
+
+    slider: gr.ImageSlider
+    difference: gr.Gallery
+    first: gr.Gallery
+    second: gr.Gallery
+
+
+_UNCHANGED = (gr.skip(),) * (1 + len(Told._fields))
 
 
 @dataclass(frozen=True, eq=False)  # Gradio hashes what it keeps
 class Pairs:
-    """The pictures of both plans as files, for whichever pair a person wants to look at.
+    """The pictures as files, for whichever pair a person wants to look at.
 
     Args:
-        plans: the two plans.
-        files: the pictures of each plan.
+        plans: the plans that have pictures: the first alone, at the very beginning, then both.
+        files: the pictures of each of them.
+        captions: what each picture is of.
         differences: the difference of each pair, with what is to be said of it.
         label: what all of the differences are.
     """
 
-    plans: tuple[str, str]
-    files: tuple[Sequence[str], Sequence[str]]
-    differences: Sequence[tuple[str, str]]
-    label: str
+    plans: tuple[str, ...]
+    files: tuple[Sequence[str], ...]
+    captions: tuple[str, ...]
+    differences: Sequence[tuple[str, str]] = ()
+    label: str = "Difference"
 
     @classmethod
-    def of(cls, made: Comparison, difference: Difference) -> "Pairs":
-        """Write the pictures of a comparison that has them all."""
-        return cls(
+    def of(cls, made: Comparison, difference: Difference | None) -> "Pairs":
+        """Write the pictures of a comparison; `difference` is None while it has one plan's."""
+        pairs = cls(
             tuple(side.plan.plan for side in made.sides),
-            (_files(made, 0), _files(made, 1)),
-            _differences(made, difference),
-            f"Difference × {difference.factor}",
+            tuple(_files(made, k) for k in range(len(made.sides))),
+            made.captions,
         )
+        if difference is None:
+            return pairs
+        label = f"Difference × {difference.factor}"
+        return replace(pairs, differences=_differences(made, difference), label=label)
 
     def shown(self, index: int) -> tuple[gr.ImageSlider, gr.Gallery]:
         """Return what slider and difference show of pair `index`."""
-        pair = self.files[0][index], self.files[1][index]
+        pair = tuple(files[index] for files in self.files)
         return (
             gr.ImageSlider(pair, label=" | ".join(self.plans)),
             gr.Gallery([self.differences[index]], label=self.label),
@@ -104,10 +114,10 @@ def _build_pane(service: Service, has_endpoint: bool) -> None:
             with gr.Group():
                 guidance_scale = controls.guidance_control(service)
                 num_images = controls.images_control(NUM_COMPARED, f"Images per {service.THING}")
-            seed = controls.seed_controls()
+            seed = controls.seed_controls(is_random=False)
             buttons = controls.run_controls("Compare")
         with gr.Column(scale=3, min_width=320):
-            results = _results(service)
+            told, pictures = _results(service)
     # In the order in which the handler takes them.
     inputs = [things, first.text, second.text, guidance_scale, num_images, *seed]
     wiring.connect_runs(
@@ -115,26 +125,27 @@ def _build_pane(service: Service, has_endpoint: bool) -> None:
         f"compare {service.name}",
         [(buttons.presses, partial(shown, service))],
         inputs,
-        [*results[:2], seed.seed, *results[2:]],
+        [*told[:2], seed.seed, *told[2:]],
         buttons,
-        results.readout,
+        told.readout,
         comparison.stopping(),
     )
-    both = [results.first, results.second]
-    for gallery in both:
-        gallery.select(
-            _picked, results.pairs, [results.slider, results.difference, *both], **HELPER
-        )
+    # Not by the handler itself, which says of most events that pictures stay as they are: where a
+    # browser is behind, Gradio's client writes that over what it had not shown yet.
+    told.pairs.change(_opened, told.pairs, [*pictures], **HELPER)
+    for gallery in (pictures.first, pictures.second):
+        gallery.select(_picked, told.pairs, [*pictures], **HELPER)
     if has_endpoint:
-        pictures = ["Pictures of the first plan", "Pictures of the second plan", "Differences"]
-        api.publish(handler(service), arguments(service), pictures)
+        labels = ["Pictures of the first plan", "Pictures of the second plan", "Differences"]
+        api.publish(handler(service), arguments(service), labels)
 
 
-def _results(service: Service) -> Results:
+def _results(service: Service) -> tuple[Told, Pictures]:
     text = gr.HTML(
         comparison.idle(), label="Readout", apply_default_css=False, elem_classes="readout"
     )
     figures = gr.HTML(comparison.figures(None, None), label="Figures", apply_default_css=False)
+    gr.HTML(comparison.why_pictures_part(), apply_default_css=False)
     with gr.Row():
         slider = gr.ImageSlider(
             label="One over the other",
@@ -142,6 +153,7 @@ def _results(service: Service) -> Results:
             interactive=False,
             buttons=["fullscreen"],
             min_width=280,
+            elem_classes="pair",
         )
         difference = _pictures("Difference", "var(--pair-height)")
     with gr.Row():
@@ -157,7 +169,8 @@ def _results(service: Service) -> Results:
         visible=False,
     )
     note = gr.HTML(_note(service, None), apply_default_css=False)
-    return Results(text, figures, slider, difference, first, second, chart, note, gr.State(None))
+    told = Told(text, figures, chart, note, gr.State(None))
+    return told, Pictures(slider, difference, first, second)
 
 
 def _pictures(label: str, height: str) -> gr.Gallery:
@@ -176,7 +189,7 @@ def _pictures(label: str, height: str) -> gr.Gallery:
 
 
 def shown(service: Service, *values: object) -> Iterator[tuple]:
-    """Ask the service, and turn its events into what `Results` and, third, the seed show.
+    """Ask the service, and turn its events into what `Told` and, third, the seed show.
 
     Closing this closes the service's iterator.
     """
@@ -204,35 +217,38 @@ def shown(service: Service, *values: object) -> Iterator[tuple]:
 def _stopped(service: Service, latest: Comparison | None) -> tuple:
     """Keep what is there, and draw the chart if a round was finished."""
     text = comparison.interrupted(latest)
-    if latest is None or latest.rounds == 0:
+    if latest is None:
         return text, *_UNCHANGED[1:]
-    return text, *_UNCHANGED[1:-3], *_chart(service, latest), gr.skip()
+    chart = _chart(service, latest) if latest.rounds else _no_chart(service)
+    return text, *_UNCHANGED[1:3], *chart, gr.skip()
 
 
 def _compared(service: Service, made: Comparison) -> tuple:
     """Return what changes on the page: the table each time, pictures as soon as they are there.
 
-    The chart comes last: to draw it while plans are timed would slow them down.
+    The chart comes last, and is hidden till then: to draw it while plans are timed would slow them
+    down.
     """
     figures = comparison.figures(made, _front(service)[0])
-    text, pairs, chart = gr.skip(), gr.skip(), (gr.skip(),) * 2
-    pictures: tuple = (gr.skip(),) * 4
+    text, pairs, difference, chart = gr.skip(), gr.skip(), None, _no_chart(service)
     if made.is_done or made.rounds == 1:
         difference = Difference.of(made.sides[0].pictures, made.sides[1].pictures)
-    if made.rounds == 0:
-        pictures, pairs = (None, None, _gallery(made, 0), None), None
-        chart = gr.ScatterPlot(visible=False), _note(service, None)
-    if made.rounds == 1:
+    if made.rounds <= 1:
         pairs = Pairs.of(made, difference)
-        pictures = *pairs.shown(0), _gallery(made, 0), _gallery(made, 1)
     if made.is_done:
         text, chart = comparison.finished(made, difference), _chart(service, made)
-    return text, figures, made.sides[0].settings.seed, *pictures, *chart, pairs
+    return text, figures, made.sides[0].settings.seed, *chart, pairs
 
 
-def _gallery(made: Comparison, index: int) -> gr.Gallery:
-    pictures = captioned(_files(made, index), made.captions)
-    return gr.Gallery(pictures, label=made.sides[index].plan.plan, selected_index=0)
+def _opened(pairs: Pairs) -> tuple:
+    """Return all the pictures, the first pair under the slider; what is not there yet is empty."""
+    galleries = [
+        gr.Gallery(captioned(files, pairs.captions), label=plan, selected_index=0)
+        for plan, files in zip(pairs.plans, pairs.files, strict=True)
+    ]
+    if not pairs.differences:
+        return None, None, *galleries, None
+    return *pairs.shown(0), *galleries
 
 
 def _files(made: Comparison, index: int) -> list[str]:
@@ -267,6 +283,10 @@ def _chart(service: Service, made: Comparison) -> tuple[gr.ScatterPlot, str]:
         for limit, name in (("x_lim", "ms / image"), ("y_lim", "solver error"))
     }
     return gr.ScatterPlot(DataFrame(columns), **limits, visible=True), note
+
+
+def _no_chart(service: Service) -> tuple[gr.ScatterPlot, str]:
+    return gr.ScatterPlot(visible=False), _note(service, None)
 
 
 def _note(service: Service, made: Comparison | None) -> str:
@@ -340,10 +360,13 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             class_names: list of class names, or of labels counted from 0.
             first_plan: a plan of 1 to 100 steps, such as H8, H1P5R3, [H1P1R1]x3 or E25.
             second_plan: another plan of 1 to 100 steps.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
+                the class out.
             num_images: images of each class, a whole number from 1 to 4.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
+
+        A value that is left out, or null over HTTP, is the default.
 
         Returns:
             The pictures of the first plan and those of the second (PNG, with their settings in
@@ -371,10 +394,13 @@ def handler(service: Service) -> Callable[..., Iterator[tuple]]:
             prompt: what to show, at most 2000 characters.
             first_plan: a plan of 1 to 100 steps, such as H8, H1P6R3, [H1P1R1]x3 or E25.
             second_plan: another plan of 1 to 100 steps.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
+                the prompt out.
             num_images: images of the text, a whole number from 1 to 4.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
+
+        A value that is left out, or null over HTTP, is the default.
 
         Returns:
             What `/compare_plans` returns.

@@ -9,7 +9,7 @@ import gradio as gr
 from demo import api, controls, panes, wiring
 from demo.service import NUM_IMAGES
 from demo.text_service import EXAMPLES, TextService
-from flowturbo_core.metadata import TextSettings
+from flowturbo_core.metadata import TextSettings, model_in
 from flowturbo_core.requests import MAX_TEXT
 
 # Counts what was written while live, once the writing has paused: of several at once, the last.
@@ -18,7 +18,14 @@ _TYPED = f"""(live, typed, ...texts) => new Promise((resolve) => setTimeout(() =
     const boxes = [".prompt", ".negative-prompt"].map((name) =>
         [...document.querySelectorAll(`${{name}} textarea`)].find((box) => box.offsetParent));
     const isLast = boxes.every((box, k) => box?.value === texts[k]);
-    resolve(live && texts[0].trim() && isLast ? typed + 1 : {{ __type__: "update" }});
+    // page.js notes what was in a box when something was last made of it.
+    const inOneLine = (text) => text.trim().split(/\\s+/).join(" ");
+    const isNew = () => boxes.some(({{ value, dataset: {{ acted = value }} }}) =>
+        inOneLine(value) !== inOneLine(acted));
+    const fits = texts[0].trim() && texts.every((text) => [...text].length <= {MAX_TEXT});
+    const acts = live && isLast && fits && isNew();
+    if (acts) for (const box of boxes) box.dataset.acted = box.value;
+    resolve(acts ? typed + 1 : {{ __type__: "update" }});
 }}, {_PAUSE_MS}))"""
 
 
@@ -34,12 +41,21 @@ class TextControls(NamedTuple):
     typed: gr.Number
 
 
-def build(services: Sequence[TextService], page: gr.Blocks) -> None:
-    """Add controls and pictures of each model, and what chooses one; programs reach the first."""
-    panes.build(services, page, partial(_build_pane, page=page, siblings=services))
+def build(services: Sequence[TextService], page: gr.Blocks, takes: Callable[[str], bool]) -> None:
+    """Add controls and pictures of each model, and what chooses one; programs reach the first.
+
+    `takes` tells whether an address's query is for this tab.
+    """
+    pane = partial(_build_pane, page=page, siblings=services, is_for_texts=takes)
+    panes.build(services, page, pane)
 
 
-def _build_pane(service: TextService, page: gr.Blocks, siblings: Sequence[TextService]) -> None:
+def _build_pane(
+    service: TextService,
+    page: gr.Blocks,
+    siblings: Sequence[TextService],
+    is_for_texts: Callable[[str], bool],
+) -> None:
     default = service.default_settings
     with gr.Row(elem_classes="workbench"):
         with gr.Column(scale=2, min_width=320):
@@ -56,7 +72,7 @@ def _build_pane(service: TextService, page: gr.Blocks, siblings: Sequence[TextSe
             seed = controls.seed_controls()
             buttons = controls.run_controls("Generate")
         with gr.Column(scale=3, min_width=320):
-            results = controls.results()
+            results = controls.results(service)
             visit = controls.visit_controls(service)
     # In the order in which the handler takes them.
     inputs = [*texts[:2], *plan.sliders, guidance_scale, height, width, num_images, *seed]
@@ -75,12 +91,14 @@ def _build_pane(service: TextService, page: gr.Blocks, siblings: Sequence[TextSe
     for text in texts[:2]:
         text.input(None, [plan.live, texts.typed, *texts[:2]], texts.typed, **paused)
 
-    def takes(model: str | None) -> bool:
-        others = [its.name for its in siblings[1:]]
-        return model not in others if service is siblings[0] else model == service.name
+    def takes(query: str) -> bool:
+        model, others = model_in(query), [its.name for its in siblings[1:]]
+        is_own = model not in others if service is siblings[0] else model == service.name
+        return is_own and is_for_texts(query)
 
     wiring.connect_visit(page, service, values_of, inputs, plan, results, visit, takes)
     wiring.connect_budget(page, service, plan)
+    wiring.connect_example(page, service, results)
     if service is siblings[0]:
         api.publish(handler(service), arguments(service), ["Pictures"])
 
@@ -92,7 +110,6 @@ def text_controls(service: TextService) -> TextControls:
             service.default_settings.prompts[0],
             label="Prompt",
             placeholder=EXAMPLES[0],
-            max_length=MAX_TEXT,
             lines=2,
             max_lines=6,
             elem_classes="prompt",
@@ -100,7 +117,6 @@ def text_controls(service: TextService) -> TextControls:
         negative_prompt = gr.Textbox(
             label="Negative prompt",
             placeholder="what to lead away from",
-            max_length=MAX_TEXT,
             lines=1,
             max_lines=3,
             elem_classes="negative-prompt",
@@ -111,9 +127,7 @@ def text_controls(service: TextService) -> TextControls:
     # Chosen no longer, so that it can be pressed again.
     both = {"inputs": [examples, pressed], "outputs": [prompt, examples, pressed]}
     examples.input(None, **both, js="(text, pressed) => [text, null, pressed + 1]")
-    written = [prompt, negative_prompt]
-    told = {"trigger_mode": "always_last", **controls.HELPER}
-    gr.on([text.change for text in written], service.cut_warning, written, warning, **told)
+    controls.warn_of(service, warning, prompt, negative_prompt)
     typed = gr.Number(0, visible=False, label="Texts typed")
     return TextControls(prompt, negative_prompt, pressed, typed)
 
@@ -163,12 +177,15 @@ def handler(service: TextService) -> Callable[..., Iterator[tuple]]:
             heun: Heun steps, or Euler steps if the model's own plan is of these; from 0 to 24.
             pseudo: pseudo-corrector steps, a whole number from 0 to 24.
             refiner: refiner steps, a whole number from 0 to 8.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none.
+            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
+                the prompt out.
             height: in pixels, a multiple of 8 up to 2048.
             width: in pixels, a multiple of 8 up to 2048.
             num_images: images of the text, a whole number from 1 to 8.
             seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
             randomise: true to draw a seed and leave the given one unused.
+
+        A value that is left out, or null over HTTP, is the default.
 
         Returns:
             The pictures with their text (PNG, with their settings in them) and, at the end, a

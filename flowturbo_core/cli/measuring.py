@@ -7,6 +7,7 @@ import torch
 import typer
 from accelerate import PartialState
 
+from flowturbo_core.checks import brief
 from flowturbo_core.cli.shared import (
     Device,
     Dtype,
@@ -15,8 +16,8 @@ from flowturbo_core.cli.shared import (
     Rivals,
     Seed,
     app,
-    check_file,
     device_of,
+    print_warnings,
     split,
 )
 from flowturbo_core.devices import VERSIONS, describe_device, resolve_dtype
@@ -28,7 +29,7 @@ from flowturbo_core.evaluation.refiners import Refiner
 from flowturbo_core.evaluation.refiners import compare_refiners as measure_refiners
 from flowturbo_core.evaluation.rivals import Rival
 from flowturbo_core.evaluation.sizes import random_pipeline
-from flowturbo_core.evaluation.speed import write_json
+from flowturbo_core.files import check_file, write_json
 from flowturbo_core.models import front
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
@@ -53,7 +54,7 @@ def bench(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images made together.")] = 8,
     repeats: Annotated[int, typer.Option(help="Rounds through all plans.")] = 7,
-    guidance_scale: Annotated[float | None, typer.Option(help="1 is no guidance.")] = None,
+    guidance_scale: GuidanceScale = None,
     modes: Annotated[str, typer.Option(help="eager, compiled, or both.")] = "eager",
     rivals: Rivals = "",
     device: Device = None,
@@ -67,6 +68,7 @@ def bench(
         pipeline = load_pipeline(model, target, number_format)
     else:
         pipeline = random_pipeline(architecture, target, number_format)
+    print_warnings(pipeline.warnings(pipeline.example_request(1, guidance_scale)))
     result = {"model": architecture or model} | speed.bench(
         pipeline, split(plans), batch_size, repeats, guidance_scale, split(modes), split(rivals)
     )
@@ -112,6 +114,7 @@ def evaluate(
     number_format = resolve_dtype(dtype, target)
     pipeline = load_pipeline(model, target, number_format)
     request = pipeline.example_request(1, guidance_scale, seed)
+    print_warnings(pipeline.warnings(request))
     evaluator = evaluation.evaluator_of(pipeline)
     settings = evaluation.Settings(
         ModelDescription.read(model).name,
@@ -165,11 +168,13 @@ def tune(
 ) -> None:
     """Find the plans that are worth their time here; the page then offers them by milliseconds."""
     target = device_of(device)
+    number_format = resolve_dtype(dtype, target)
     folder = ModelDescription.read(model).folder
     file = front.writable_front_file(folder) if output is None else output
     check_file(file)
-    pipeline = load_pipeline(model, target, resolve_dtype(dtype, target))
+    pipeline = load_pipeline(model, target, number_format)
     request = pipeline.example_request(1, guidance_scale, seed)
+    print_warnings(pipeline.warnings(request))
     parts = Parts(file.with_name(file.name + ".parts"))
     content = {"model": folder.resolve().name} | tuner.tune(
         pipeline,
@@ -185,8 +190,9 @@ def tune(
     write_json(content, file)
     parts.remove()
     cached, beside = front.front_files(folder)
-    if file == beside:  # one found when the folder was not to be written would be preferred to it
-        cached.unlink(missing_ok=True)
+    # One found when the folder was not to be written would be preferred to it.
+    if file == beside and cached.is_file():
+        cached.unlink()
     print(f"wrote {file}")
     _print_rows(content["plans"])
 
@@ -199,10 +205,15 @@ def measure_fidelity(
         Path | None, typer.Option(help="Folder, or .npz file as ADM's, to compare with.")
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="Of fid, isc, precision, recall and clip.")
-    ] = "fid,isc,precision,recall",
+        str | None,
+        typer.Option(
+            help="Of fid, isc, precision, recall and clip; default: all but clip, as far as the "
+            "reference allows."
+        ),
+    ] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="For clip: JSON by file name, or a line for each picture.")
+        Path | None,
+        typer.Option(help="For clip: a line for each picture, or .json, .jsonl, .csv, .tsv."),
     ] = None,
     clip: Annotated[
         str, typer.Option(help="CLIP model: a folder, or a name on the Hugging Face hub.")
@@ -215,9 +226,10 @@ def measure_fidelity(
     """Measure pictures by the networks that papers use; needs requirements-eval.txt."""
     check_file(json_file)
     target = device_of(device)
-    content = fidelity.fidelity(
-        generated, reference, split(metrics), target, captions, clip, inception
-    )
+    chosen = fidelity.default_metrics(reference) if metrics is None else split(metrics)
+    if metrics is None and (left := [m for m in fidelity.DEFAULT_METRICS if m not in chosen]):
+        print(f"{reference} holds no pictures: {', '.join(left)} cannot be computed")
+    content = fidelity.fidelity(generated, reference, chosen, target, captions, clip, inception)
     write_json(content, json_file)
     for name in ("fid", "inception_score", "precision", "recall", "clip_score"):
         if name in content:
@@ -241,6 +253,7 @@ def compare_refiners(
     target = device_of(device)
     pipeline = load_pipeline(model, target)
     request = pipeline.example_request(1, guidance_scale, seed)
+    print_warnings(pipeline.warnings(request))
     asked = (request.guidance_scale, request.seed)
     rows = measure_refiners(
         pipeline, [Refiner.parse(text) for text in split(refiners)], parse_distinct(split(plans)),
@@ -280,11 +293,13 @@ def straightness(
         check_file(file)
     if plot is not None and (plot.suffix not in (".png", ".svg", ".pdf") or plot == json_file):
         raise ValueError(
-            f"--plot must be a file of its own that ends in .png, .svg or .pdf, not {plot.name!r}"
+            f"--plot must be a file of its own that ends in .png, .svg or .pdf, not "
+            f"{brief(plot.name)}"
         )
     # In float32, as the solver error: a curvature is a difference, of which rounding is a part.
     pipeline = load_pipeline(model, target)
     request = pipeline.example_request(1, guidance_scale, seed)
+    print_warnings(pipeline.warnings(request))
     asked = (request.guidance_scale, request.seed)
     content = {
         "model": ModelDescription.read(model).name,
@@ -296,7 +311,6 @@ def straightness(
     }
     write_json(content, json_file)
     if plot is not None:
-        plot.parent.mkdir(parents=True, exist_ok=True)
         stability.plot(content, content["model"], plot)
     print(
         f"S(Z) {content['straightness']:.5g}, "

@@ -1,10 +1,10 @@
 """The commands that make pictures, and list what can."""
 
 import json
-import sys
+import re
 import zipfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,13 +17,13 @@ from flowturbo_core.cli.shared import (
     Model,
     Seed,
     app,
-    check_folder,
     device_of,
+    print_warnings,
     split,
 )
-from flowturbo_core.data.folders import lines_of
+from flowturbo_core.data.captions import read_texts
 from flowturbo_core.devices import VERSIONS, resolve_dtype
-from flowturbo_core.evaluation.parts import partial_name
+from flowturbo_core.files import check_file, check_folder, written_whole
 from flowturbo_core.metadata import Settings, TextSettings, safe_name
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
@@ -32,13 +32,14 @@ from flowturbo_core.models.catalog import (
     TEXTS,
     ModelDescription,
     bundled_pipelines,
-    read_json,
 )
 from flowturbo_core.models.hub import fetch, hub_model
-from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.requests import MAX_IMAGES, MAX_SEED, brief, whole_number
 from flowturbo_core.usage import number
+
+_UNNAMED = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # what no name of a file should have
+_LONGEST_NAME = 255  # bytes, of a file on every common disk
 
 
 @app.command()
@@ -96,6 +97,7 @@ def sample(
 ) -> None:
     """Generate images; the last line printed is one JSON object with files and times."""
     target = device_of(device)
+    number_format = resolve_dtype(dtype, target)
     description = ModelDescription.read(model)
     of_texts = {"prompt": prompt, "negative_prompt": negative_prompt or None}
     of_texts |= {"height": height, "width": width}
@@ -112,7 +114,10 @@ def sample(
             raise ValueError(f"{description.name} takes --class-labels, not --{option}")
         names = description.class_names if class_labels is None else split(class_labels)
         things = {"class_labels": names}
-    pipeline = load_pipeline(model, target, resolve_dtype(dtype, target))
+    check_folder(output_dir)
+    if save_latents is not None:
+        check_file(save_latents)
+    pipeline = load_pipeline(model, target, number_format)
     request = pipeline.request(
         **things, plan=plan, guidance_scale=guidance_scale, num_images=num_images, seed=seed
     )
@@ -120,15 +125,9 @@ def sample(
         asked = TextSettings.of(description.name, request)
     else:
         asked = Settings.of(description.name, request, description.class_names)
-    _print_warnings(pipeline, request)
+    print_warnings(pipeline.warnings(request))
     noise = None if latents is None else _read_latents(latents)
-    check_folder(output_dir)
-    if save_latents is not None:
-        if save_latents.is_dir():
-            raise ValueError(f"--save-latents must name a file, and {save_latents} is a folder")
-        check_folder(save_latents.parent)
     output = pipeline.finish(pipeline.job(request, latents=noise), request.plan)
-    output_dir.mkdir(parents=True, exist_ok=True)
     files = []
     for k, image in enumerate(output.images):
         settings = asked.of_picture(k)
@@ -136,11 +135,13 @@ def sample(
             name, info = settings.file_name, settings.png_info(VERSIONS)
         else:  # no seed makes this picture again
             name, info = f"{safe_name(settings.things[0])}-latents", None
-        files.append(str(output_dir / f"{k:03d}-{name}.png"))
-        image.save(files[-1], pnginfo=info)
+        file = output_dir / f"{k:03d}-{name}.png"
+        with written_whole(file) as partial:
+            image.save(partial, "PNG", pnginfo=info)
+        files.append(str(file))
     if save_latents is not None:
-        save_latents.parent.mkdir(parents=True, exist_ok=True)
-        with save_latents.open("wb") as stream:  # np.save would add .npy to a name without
+        # To a stream: np.save would add .npy to a name without.
+        with written_whole(save_latents) as partial, partial.open("wb") as stream:
             np.save(stream, output.latents.float().cpu().numpy())
     summary = {
         "plan": str(request.plan),
@@ -158,7 +159,9 @@ def sample(
 
 @app.command()
 def sample_captions(
-    captions: Annotated[Path, typer.Argument(help="File of texts: one a line, or JSON by name.")],
+    captions: Annotated[
+        Path, typer.Argument(help="Texts: one a line, or .json, .jsonl, .csv, .tsv.")
+    ],
     output_dir: Annotated[Path, typer.Option(help="Folder for the PNG files.")],
     model: Model = DEFAULT_TEXT_MODEL,
     plan: Annotated[str | None, typer.Option(help="Such as H8, H1P6R3, E25.")] = None,
@@ -172,6 +175,7 @@ def sample_captions(
 ) -> None:
     """Make one picture of each caption, for `fidelity`; a run that was killed goes on."""
     target = device_of(device)
+    number_format = resolve_dtype(dtype, target)
     description = ModelDescription.read(model)
     if description.task != TEXTS:
         raise ValueError(f"{description.name} makes pictures of {description.task}, not of texts")
@@ -179,9 +183,9 @@ def sample_captions(
     wanted = list(captions_in(captions).items())
     whole_number(f"the first seed of {len(wanted)} pictures", seed, 0, MAX_SEED - len(wanted) + 1)
     check_folder(output_dir)
-    pipeline = load_pipeline(model, target, resolve_dtype(dtype, target))
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for first in range(0, len(wanted), batch_size):
+    pipeline = load_pipeline(model, target, number_format)
+    batches, said = [], set()
+    for first in range(0, len(wanted), batch_size):  # what is there and differs is refused first
         batch = wanted[first : first + batch_size]
         request = pipeline.request(
             [text for _, text in batch],
@@ -191,41 +195,34 @@ def sample_captions(
             height=height,
             width=width,
         )
-        _print_warnings(pipeline, request)
         asked = TextSettings.of(description.name, request)
-        each = [asked.of_picture(k) for k in range(len(batch))]
-        files = [output_dir / name for name, _ in batch]
-        if not all(_is_made(file, its) for file, its in zip(files, each, strict=True)):
+        each = [(output_dir / name, asked.of_picture(k)) for k, (name, _) in enumerate(batch)]
+        batches.append((request, each, [_is_made(*its) for its in each]))
+    done = 0
+    for request, each, are_made in batches:
+        print_warnings(pipeline.warnings(request), said)
+        if not all(are_made):
             images = pipeline.finish(pipeline.job(request), request.plan).images
-            for image, file, its in zip(images, files, each, strict=True):
-                partial = partial_name(file)
-                image.save(partial, "PNG", pnginfo=its.png_info(VERSIONS))
-                partial.replace(file)
-        print(f"{first + len(batch)} of {len(wanted)}", flush=True)
-
-
-def _print_warnings(pipeline: FlowPipeline, request: Any) -> None:
-    for warning in pipeline.warnings(request):
-        print(f"warning: {warning}", file=sys.stderr)
+            for image, (file, its) in zip(images, each, strict=True):
+                with written_whole(file) as partial:
+                    image.save(partial, "PNG", pnginfo=its.png_info(VERSIONS))
+        done += len(each)
+        print(f"{done} of {len(wanted)}", flush=True)
 
 
 def captions_in(file: Path) -> dict[str, str]:
     """Return the text of each picture in a file of captions, by the name of the picture's file.
 
-    A .json file maps such names to texts; of any other, line k is for picture k, 000000.png first.
-    Raises ValueError, naming the file, for anything else.
+    Where the file names none, the first text is that of 000000.png: see `read_texts`. Raises
+    ValueError, naming the file, for anything else.
     """
-    if file.suffix.lower() == ".json":
-        captions = read_json(file)
-    else:
-        captions = {f"{k:06d}.png": line for k, line in enumerate(lines_of(file))}
-    for name, text in captions.items():
-        if Path(name).name != name or Path(name).suffix != ".png":
+    captions = {}
+    for k, its in enumerate(read_texts(file)):
+        name = f"{k:06d}.png" if its.name is None else its.name
+        is_plain = Path(name).name == name and Path(name).suffix == ".png"
+        if not is_plain or _UNNAMED.search(name) or len(name.encode()) > _LONGEST_NAME:
             raise ValueError(f"{file}: {brief(name)} must be the name of a .png file")
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{file}: the caption of {name} must be a text, not {brief(text)}")
-    if not captions:
-        raise ValueError(f"{file} holds no captions")
+        captions[name] = its.text
     return captions
 
 

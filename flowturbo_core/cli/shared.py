@@ -1,7 +1,7 @@
 """What commands have in common: their options, and what is refused before anything is done."""
 
-import os
-from pathlib import Path
+import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import torch
@@ -15,7 +15,10 @@ app = typer.Typer(add_completion=False)
 
 Model = Annotated[str, typer.Option(help="A bundled model's name, or a model folder.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: the best here.")]
-GuidanceScale = Annotated[float | None, typer.Option(parser=number, help="1 is no guidance.")]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(parser=number, help="1 is none; 0 leaves the class or prompt out."),
+]
 Seed = Annotated[int, typer.Option(parser=number, help="Image k draws its noise from seed + k.")]
 Rivals = Annotated[
     str, typer.Option(help="Other solvers on the same model: ab2:9, dpm++:9, unipc:9, fbc:16:0.1.")
@@ -33,23 +36,15 @@ def device_of(option: str | None) -> torch.device:
     return device
 
 
+def print_warnings(warnings: Iterable[str], said: set[str] | None = None) -> None:
+    """Print what a person should know of a request, but for what was `said` before."""
+    for warning in warnings:
+        if said is None or warning not in said:
+            print(f"warning: {warning}", file=sys.stderr)
+        if said is not None:
+            said.add(warning)
+
+
 def split(text: str) -> list[str]:
     """Return what stands between commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def check_file(file: Path) -> None:
-    """Refuse what cannot be written as a file, before anything is computed for it."""
-    if file.is_dir() or not file.name:
-        raise ValueError(f"{file} is a folder; name a file")
-    check_folder(file.parent)
-    existing = next(path for path in file.absolute().parents if path.exists())
-    if not os.access(existing, os.W_OK):
-        raise ValueError(f"{file} cannot be written: {existing} does not allow it")
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse what cannot become a folder, before anything is computed for it."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(f"{folder} cannot be a folder: {existing} is a file")

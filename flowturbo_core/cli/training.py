@@ -1,5 +1,6 @@
 """The commands that make models: training, converting, bundling."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ import typer
 
 from flowturbo_core.cli.shared import Device, Dtype, Model, app, device_of
 from flowturbo_core.devices import resolve_dtype
+from flowturbo_core.files import check_folder
 from flowturbo_core.models import bundle
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
@@ -18,6 +20,7 @@ from flowturbo_core.models.catalog import (
 from flowturbo_core.models.class_pictures import write_class_pictures
 from flowturbo_core.models.convert import convert_sit
 from flowturbo_core.models.convert_text import convert_text_to_image
+from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.training import commands
 from flowturbo_core.training.refiner import Pairs
@@ -55,13 +58,14 @@ def train(
         typer.Option(help="Folder to train on instead of scenes; --predictor is then any model."),
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="Their texts: one a line, or JSON by name.")
+        Path | None, typer.Option(help="Their texts: one a line, or .json, .jsonl, .csv, .tsv.")
     ] = None,
     max_dt: Annotated[
         float, typer.Option(parser=number, help="Longest step it learns to refine (refiners).")
     ] = Pairs.max_dt,
     guidance_scale: Annotated[
-        float, typer.Option(parser=number, help="Guidance it learns to refine at (refiners).")
+        float,
+        typer.Option(parser=number, help="Guidance it refines at (refiners); 1 is none."),
     ] = Pairs.guidance_scale,
     seed: Annotated[int, typer.Option(help="Of weights, noise and scenes.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
@@ -130,7 +134,8 @@ def convert(
     raw: Annotated[bool, typer.Option(help="Take the raw weights, not the averaged.")] = False,
 ) -> None:
     """Turn released checkpoints into a model folder."""
-    convert_sit(predictor, vae, num_heads, output, refiner, raw)
+    check_folder(output)
+    _print_doubts(convert_sit(predictor, vae, num_heads, output, refiner, raw))
     print(f"wrote {output}")
 
 
@@ -144,9 +149,15 @@ def convert_text(
     default_plan: Annotated[str | None, typer.Option(help="The plan where none is given.")] = None,
 ) -> None:
     """Turn a text-to-image folder's pickled weights into safetensors, or give it a refiner."""
+    check_folder(output)
     settings = {} if default_plan is None else {"default_plan": default_plan}
-    convert_text_to_image(model_folder(folder), output, settings, refiner)
+    _print_doubts(convert_text_to_image(model_folder(folder), output, settings, refiner))
     print(f"wrote {output}")
+
+
+def _print_doubts(pipeline: FlowPipeline) -> None:
+    for doubt in pipeline.doubts:
+        print(f"warning: {doubt}", file=sys.stderr)
 
 
 @app.command()
@@ -155,8 +166,10 @@ def class_pictures(
 ) -> None:
     """Let a model make the picture of each of its classes that the page shows to choose by."""
     target = device_of(device)
+    number_format = resolve_dtype(dtype, target)
     description = ModelDescription.read(model)
-    pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
+    check_folder(description.folder)
+    pipeline = ClassConditionalPipeline.from_pretrained(model, target, number_format)
     print(f"wrote {write_class_pictures(pipeline, description.folder).file}")
 
 
@@ -171,6 +184,7 @@ def bundle_models(
 ) -> None:
     """Make the bundled models, with their cards, out of finished trainings."""
     settings = {"default_plan": default_plan, "default_guidance_scale": default_guidance_scale}
+    check_folder(output)
     bundle.bundle_postcards(autoencoder, predictor, refiner, output, settings)
 
 
@@ -184,6 +198,7 @@ def bundle_text(
 ) -> None:
     """Make the bundled text-to-image model, with its card, out of finished trainings."""
     settings = {"default_plan": default_plan, "default_guidance_scale": default_guidance_scale}
+    check_folder(output)
     bundle.bundle_text(predictor, refiner, output, settings)
 
 
@@ -193,4 +208,5 @@ def bundle_evaluator(
     output: Annotated[Path, typer.Option(help="Folder of the catalogue.")] = MODELS_FOLDER,
 ) -> None:
     """Make the bundled evaluator, with its card, out of a finished training."""
+    check_folder(output)
     bundle.bundle_evaluator(evaluator, output)

@@ -1,4 +1,4 @@
-"""Pictures of one's own as data: in folders or .npz files, with captions, read when wanted."""
+"""Pictures of one's own as data: in folders or .npz files, read when wanted."""
 
 import hashlib
 import json
@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from os import SEEK_END
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,13 +18,18 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from flowturbo_core.checks import few
 from flowturbo_core.images import from_pil
-from flowturbo_core.models.catalog import in_short, read_json
-from flowturbo_core.requests import brief
+from flowturbo_core.models.catalog import in_short
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-# Of what has an alpha channel, or more than eight bits a value, there is no one RGB picture.
-_MODES = ("RGB", "L", "P", "CMYK")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
+# Pictures too, which Pillow reads in part, or not at all: left out without a word, a set would
+# seem whole.
+_OTHER_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jxl", ".svg")
+# Of what has more than eight bits a value there is no one RGB picture, nor of what is transparent;
+# an alpha channel that hides nothing does no harm.
+_MODES = ("RGB", "L", "1", "P", "CMYK", "RGBA", "LA", "PA")
+_APPLE_DOUBLE = "._"  # how macOS's own files begin, beside each file on a disk of another system
 _BATCH_SIZE = 32
 
 
@@ -74,7 +80,18 @@ def picture_files(folder: Path) -> list[Path]:
     """Return the files of pictures in a folder, by name. Raises ValueError if it holds none."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
+    there = [
+        file
+        for file in folder.iterdir()
+        if not file.name.startswith(_APPLE_DOUBLE) and not file.is_dir()
+    ]
+    files = sorted(file for file in there if file.suffix.lower() in _SUFFIXES)
+    others = sorted(file.name for file in there if file.suffix.lower() in _OTHER_SUFFIXES)
+    if others:
+        raise ValueError(
+            f"{folder} holds pictures that are not read, {few(others)}: turn them into .png, or "
+            "move them elsewhere"
+        )
     if not files:
         raise ValueError(
             f"{folder} holds no pictures ({', '.join(_SUFFIXES)}); folders in it are not searched"
@@ -84,7 +101,7 @@ def picture_files(folder: Path) -> list[Path]:
 
 def _in_folder(folder: Path) -> Pictures:
     files = picture_files(folder)
-    sizes = [_size(file) for file in files]
+    sizes = _sizes(files)
     for file, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
             raise ValueError(f"{file} is {sides(size)}, but {files[0].name} is {sides(sizes[0])}")
@@ -92,11 +109,62 @@ def _in_folder(folder: Path) -> Pictures:
     return Pictures(folder, names, len(files), sizes[0], partial(_folder_batches, files))
 
 
+def _sizes(files: Sequence[Path]) -> list[tuple[int, int]]:
+    """Return the height and width of each picture. Raises ValueError, naming those with none.
+
+    Nothing is decoded but what may be transparent, or does not end as a whole file does: most of
+    what is wrong is found out in little time, before anything long begins.
+    """
+    sizes, wrong = [], []
+    for file in files:
+        try:
+            sizes.append(_size(file))
+        except ValueError as error:
+            wrong.append((file, error))
+    if wrong:
+        others = few(file.name for file, _ in wrong[1:])
+        raise ValueError(f"{wrong[0][1]}{others and f'; nor can {others}'}") from wrong[0][1]
+    return sizes
+
+
 def _size(file: Path) -> tuple[int, int]:
+    with _opened(file) as picture:
+        if picture.has_transparency_data or not _ends_whole(file, picture):
+            _as_rgb(picture)
+        return picture.height, picture.width
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """Open a file that holds one picture. What fails inside is a ValueError that names it."""
     with refusing(f"{file} cannot be read as a picture"), Image.open(file) as picture:
         if picture.mode not in _MODES:
             raise ValueError(f"its format is {picture.mode}, not one of {', '.join(_MODES)}")
-        return picture.height, picture.width
+        # Cameras write a small copy behind a picture, and call both of them MPO.
+        if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+            raise ValueError(f"it is a film of {picture.n_frames} pictures")
+        yield picture
+
+
+def _ends_whole(file: Path, picture: Image.Image) -> bool:
+    """Tell whether a file ends as a whole one of its format does."""
+    with file.open("rb") as stream:
+        head, length = stream.read(8), stream.seek(0, SEEK_END)
+        stream.seek(-min(length, 12), SEEK_END)
+        tail = stream.read()
+    if picture.format == "WEBP":
+        return length >= int.from_bytes(head[4:8], "little") + 8
+    ends = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+    return picture.format in ends and tail.endswith(ends[picture.format])
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    """Decode all of a picture, which must not be transparent anywhere."""
+    if picture.has_transparency_data:
+        opaque, _ = picture.convert("RGBA").getchannel("A").getextrema()
+        if opaque < 255:
+            raise ValueError("it is transparent in places: put it on a colour first")
+    return picture.convert("RGB")
 
 
 def sides(size: tuple[int, int]) -> str:
@@ -110,8 +178,8 @@ def _folder_batches(files: Sequence[Path]) -> Iterator[Tensor]:
 
 
 def _picture(file: Path) -> Image.Image:
-    with refusing(f"{file} cannot be read as a picture"), Image.open(file) as picture:
-        return picture.convert("RGB")  # decodes all of it: a truncated file is found out here
+    with _opened(file) as picture:
+        return _as_rgb(picture)  # decodes all of it: a truncated file is found out here
 
 
 def _square(file: Path, side: int) -> Image.Image:
@@ -121,9 +189,23 @@ def _square(file: Path, side: int) -> Image.Image:
 
 
 def _in_npz(file: Path) -> Pictures:
+    if holds_statistics_alone(file):
+        raise ValueError(
+            f"{file} holds mu and sigma and no pictures, which only the reference of fid may do"
+        )
     with refusing(f"{file} is no .npz file of pictures"), _arr_0(file) as (_, shape):
         count, height, width, _ = shape
     return Pictures(file, None, count, (height, width), partial(_npz_batches, file))
+
+
+def holds_statistics_alone(file: Path) -> bool:
+    """Tell whether a file has the `mu` and `sigma` of an FID reference, and no pictures."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = set(archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+    return {"mu.npy", "sigma.npy"} <= names and "arr_0.npy" not in names
 
 
 def _npz_batches(file: Path) -> Iterator[Tensor]:
@@ -162,8 +244,7 @@ class Squares(Dataset):
 
     def __init__(self, folder: Path, side: int):
         self.files, self.side = picture_files(folder), side
-        for file in self.files:  # their headers: what is wrong is found out before any is encoded
-            _size(file)
+        _sizes(self.files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -174,48 +255,11 @@ class Squares(Dataset):
 
     @property
     def origin(self) -> str:
-        """What tells these squares from others: the files' names, sizes and times, and the side."""
-        stats = [(file.name, file.stat()) for file in self.files]
+        """What tells these squares from others: see `origin_of`."""
+        return self.origin_of(range(len(self)))
+
+    def origin_of(self, indices: Sequence[int]) -> str:
+        """Return a hash of the names, sizes and times of some files, and of the side."""
+        stats = [(self.files[index].name, self.files[index].stat()) for index in indices]
         known = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
         return hashlib.sha256(json.dumps([self.side, known]).encode()).hexdigest()
-
-
-def read_captions(file: Path, source: Path, names: Sequence[str] | None, count: int) -> list[str]:
-    """Return the caption of each of the `count` pictures in `source`, in their order.
-
-    A .json file maps the name of each picture's file to its caption; any other is a text file with
-    a line for each picture, in the order of the files' `names` or, where they are None, of `arr_0`.
-
-    Raises ValueError unless every caption has a picture and every picture a caption with words.
-    """
-    if file.suffix.lower() == ".json":
-        captions = _captions_by_name(file, source, names)
-    else:
-        captions = lines_of(file)
-        if len(captions) != count:
-            raise ValueError(f"{file} has {len(captions)} lines, and {source} {count} pictures")
-    for k, caption in enumerate(captions):
-        if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f"{file}: caption {k + 1} must be a text, not {brief(caption)}")
-    return captions
-
-
-def lines_of(file: Path) -> list[str]:
-    """Return the lines of a text file. Raises ValueError, naming it, if it cannot be read."""
-    with refusing(f"{file} cannot be read as text"):
-        return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-
-
-def _captions_by_name(file: Path, source: Path, names: Sequence[str] | None) -> list[Any]:
-    if names is None:
-        raise ValueError(
-            f"{file} has captions by file name, and the pictures of {source} have none"
-        )
-    by_name = read_json(file)
-    for without, found in (
-        ("caption for the picture", set(names) - by_name.keys()),
-        ("picture for the caption of", by_name.keys() - set(names)),
-    ):
-        if found:
-            raise ValueError(f"{file}: there is no {without} {brief(min(found))}")
-    return [by_name[name] for name in names]

@@ -1,10 +1,9 @@
 """The postcard painter's toolbox: chance, colours of the hour, a sheet and a pen.
 
-Lengths are pixels of the finished 128 x 128 picture, y downwards, unless said otherwise.
-Backdrops are painted with numpy at that size with analytic edge coverage; subjects and clouds
-are polygons, drawn enlarged with Pillow and box-reduced. Only + - * / and square roots of
-numpy, `math.sin` rounded to whole polygon points, and integers are used, so that every machine
-paints the same picture.
+Lengths are pixels of the finished 128 x 128 picture, y downwards, unless said otherwise. Numpy
+paints backdrops at that size, with analytic coverage of edges. Pillow draws subjects and clouds as
+enlarged polygons, and a box filter reduces them. Every machine paints the same picture: the code
+uses integers, + - * / and square roots of numpy, and `math.sin` rounded to whole polygon points.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from flowturbo_core.checks import brief
 
 IMAGE_SIZE = 128
 ENLARGE = 3  # subjects and clouds are drawn this much larger, then reduced: smooth edges
@@ -57,7 +58,7 @@ class Chance:
 def check_seed(seed: int) -> None:
     """Raise ValueError unless `seed` is a whole number from 0."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed is {seed!r}; allowed: integers from 0")
+        raise ValueError(f"seed is {brief(seed)}; allowed: integers from 0")
 
 
 # Colours ------------------------------------------------------------------------------------

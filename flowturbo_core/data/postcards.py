@@ -1,8 +1,8 @@
 """Postcards, the bundled data set: endless little posters drawn by code.
 
-A `Scene` is everything that decides a picture: a handful of attributes, which the class label
-and the caption name, and a seed for the nuisance detail (clouds, waves, hills, windows).
-`postcard(seed)` is the data set: image, scene and caption of that number, the same everywhere.
+A `Scene` holds everything that decides a picture. The class label and the caption name its
+attributes. Its seed decides the detail that nobody names (clouds, waves, hills, windows).
+`postcard(seed)` is the data set: the image, scene and caption of a number, on every machine alike.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from itertools import product
 
 from PIL import Image
 
+from flowturbo_core.checks import brief
 from flowturbo_core.data.postcard_art import paint
 from flowturbo_core.data.postcard_captions import caption
 from flowturbo_core.data.postcard_landscapes import LANDSCAPES
@@ -104,7 +105,7 @@ class Scene:
 
 def _check(name: str, value: object, allowed: tuple) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
+        raise ValueError(f"{name} is {brief(value)}; allowed: {', '.join(map(repr, allowed))}")
 
 
 # Splits -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Postcards as torch data sets: scenes drawn on demand, and the latents of many, cached once."""
+"""Postcards as torch data sets: scenes that are drawn on demand, and cached latents of them."""
 
 import hashlib
 from collections.abc import Container, Sequence
@@ -14,7 +14,7 @@ from flowturbo_core.data.postcards import Scene, postcard
 from flowturbo_core.images import from_pil
 from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING
 
-# Scenes from here on are shown on sheets and measured on; no training reaches so far.
+# Sheets and measurements use the scenes from this seed on. No training reaches them.
 SHEET_SEED = 2_000_000_000
 
 
@@ -35,11 +35,11 @@ class Scenes(Dataset):
 
 
 class AttributedScenes(Dataset):
-    """The endless postcards from `first_seed` on, each with all that an evaluator tells of it.
+    """The endless postcards from `first_seed` on, with the attributes that an evaluator tells.
 
     `scenes[indices]` is (images, attributes): (B, 3, 128, 128) uint8, and (B, 4) indices into the
-    names of each of `ATTRIBUTES`, NOTHING where a background has none. As it stands, every
-    combination is drawn, the held-out ones too: what judges must know what it is shown.
+    names of each of `ATTRIBUTES`. An attribute that a background lacks is NOTHING. By default the
+    held-out combinations are drawn too, because an evaluator must know all it may be shown.
     """
 
     def __init__(self, first_seed: int, split: str = "all"):
@@ -52,7 +52,7 @@ class AttributedScenes(Dataset):
 
 
 def attribute_labels(scene: Scene, named: Container[str] = tuple(ATTRIBUTES)) -> list[int]:
-    """Return an index into the names of each of `ATTRIBUTES`, NOTHING where none is `named`."""
+    """Return the index of each of `ATTRIBUTES`; NOTHING if not `named`, or absent in the scene."""
     return [
         names.index(getattr(scene, name))
         if name in named and getattr(scene, name) is not None
@@ -66,8 +66,8 @@ def cached_latents(
 ) -> TensorDataset:
     """Return the normalised latents (count, C, h, w) float16 of `count` scenes, and their labels.
 
-    Drawn and encoded once: see `encoded_once`. How a few scenes look is part of what tells them
-    from others, so that a change of the drawing is noticed.
+    Scenes are drawn and encoded once (`encoded_once`). The cache's key includes the pixels of
+    eight scenes, so a change of the drawing makes a new cache.
     """
     scenes = Scenes(first_seed)
     look = hashlib.sha256(scenes[range(8)][0].numpy().tobytes()).hexdigest()

@@ -1,7 +1,7 @@
-"""What the pictures of plans are worth and what they cost: all plans from the same noise, in turn.
+"""What the pictures of plans are worth, and what they cost. All plans start from the same noise.
 
-A run is cut into batches, each kept when all its plans are done: what was killed goes on where it
-was, and several processes share the batches out among themselves.
+A run is cut into batches. A batch is kept once all plans have run on it, so a killed run goes on
+where it was. Several processes can divide the batches among themselves.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from flowturbo_core.checks import brief, check_known
 from flowturbo_core.data.postcard_captions import prompt
 from flowturbo_core.data.postcards import CLASSES, IMAGE_SIZE, SPLITS, sample_scene
 from flowturbo_core.data.scenes import SHEET_SEED, AttributedScenes, attribute_labels
@@ -51,30 +52,30 @@ from flowturbo_core.models.catalog import bundled_models, model_folder
 from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
 from flowturbo_core.models.storage import load_model
 from flowturbo_core.pipelines.base import FlowPipeline
-from flowturbo_core.requests import MAX_SEED, TextToImageRequest, brief, whole_number
+from flowturbo_core.requests import MAX_SEED, TextToImageRequest, whole_number
 
 METRICS = ("frechet", "accuracy", "solver", "reference")
 DEFAULT_METRICS = METRICS[:3]
 
-# Scenes of these numbers on are compared with, reconstructed for the floor, and lend samples their
-# classes: none of them was trained on, nor shown on a sheet.
+# The first seeds of three stretches of scenes: the reference set, the floor, and the scenes whose
+# classes or prompts are asked for. No training and no sheet reaches any of them.
 _REFERENCE_SEED = SHEET_SEED + 10_000_000
 _FLOOR_SEED = SHEET_SEED + 20_000_000
 _CLASS_SEED = SHEET_SEED + 30_000_000
-# So many, whatever is compared with them: a Frechet distance grows as either set becomes smaller.
+# A Frechet distance grows as either set shrinks, so the reference set always has this size.
 REFERENCE_SCENES = 10_000
-# Parts below the first of these numbers are batches, however many there are.
+# Numbers of parts: batches have those below `_SCENES`, which no count of them reaches.
 _SCENES, _FIRST_SOLUTION = 1_000_000, 1_000_001
-# Where nothing judges the pictures, plans are run for their times alone, on so many batches.
+# If nothing can judge the pictures, the plans run for their times alone, on this many batches.
 _TIMED_BATCHES = 4
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is of; one that goes on must be of the same.
+    """The settings of a run. A run that goes on must have the same ones.
 
-    `weights` is `weights_of` what makes and judges the pictures; `scenes` is the split of
-    Postcards that is asked for.
+    `weights` is what `weights_of` returns for the models that make and judge the pictures.
+    `scenes` is a split of Postcards: its scenes say what is asked for.
     """
 
     model: str
@@ -92,15 +93,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, low, high in (("num_samples", 2, _SCENES), ("batch_size", 1, 256)):
-            # As a whole number, whatever it was written as: files are named by it.
+            # Files are named by it, so 200.0 becomes 200.
             value = whole_number(name, getattr(self, name), low, high)
             object.__setattr__(self, name, value)
         parse_contenders(self.plans, self.rivals)
         last = MAX_SEED - max(self.num_samples, NUM_NOISES) + 1
         whole_number(f"the first seed of {self.num_samples} samples", self.seed, 0, last)
-        unknown = [metric for metric in self.metrics if metric not in METRICS]
-        if unknown or not self.metrics:
-            raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
+        check_known("metrics", self.metrics, METRICS)
         if self.scenes not in SPLITS:
             raise ValueError(f"scenes {brief(self.scenes)} is not one of {', '.join(SPLITS)}")
         if "reference" in self.metrics and "solver" not in self.metrics:
@@ -108,7 +107,7 @@ class Settings:
 
 
 def weights_of(pipeline: FlowPipeline, evaluator: PostcardsEvaluator | None = None) -> str:
-    """Return the SHA-256 of all parameters, their names and float32 values, and of R's variant."""
+    """Return the SHA-256 of all parameters (names and float32 values) and the refiner's variant."""
     digest = hashlib.sha256()
     if pipeline.refiner is not None:
         digest.update(pipeline.refiner.variant.encode())
@@ -121,9 +120,9 @@ def weights_of(pipeline: FlowPipeline, evaluator: PostcardsEvaluator | None = No
 
 
 def evaluator_of(pipeline: FlowPipeline) -> PostcardsEvaluator | None:
-    """Return the network that knows what `pipeline` draws; None if there is none."""
+    """Return the network that can judge what `pipeline` draws; None if there is none."""
     side = pipeline.latent_shape[-1] * downsampling_factor(pipeline.vae)
-    if pipeline.REQUEST is TextToImageRequest:  # whatever a text says, they are its latents
+    if pipeline.REQUEST is TextToImageRequest:  # it draws Postcards if these are its latents
         shared = AUTOENCODER in bundled_models() and autoencoder_hash(
             load_model(PixelUnshuffleAutoencoderKL, model_folder(AUTOENCODER))
         )
@@ -148,21 +147,24 @@ def evaluate(
     exact: FlowPipeline | None = None,
     are_compared: Callable[[Contender, Contender], bool] = refines_alone,
 ) -> dict[str, Any] | None:
-    """Return `rows`, one a plan, beside what they were measured on and the floor.
+    """Return `rows`, one a plan, with the circumstances of the run, the floor and `pairs`.
 
-    `exact` is the model in float32, for the solver error; None where `pipeline` is.
-    `are_compared` tells of two plans whether `pairs` is to say how the first differs from the
-    second.
+    Args:
+        pipeline: the model whose plans are measured.
+        settings: what is measured.
+        parts: keeps finished batches; the caller removes it once the result is written.
+        evaluator: judges the pictures; None measures only the solver error and the time.
+        exact: the model in float32, for the solver error; None if `pipeline` is in float32.
+        are_compared: tells whether `pairs` holds the difference of the first plan from the second.
 
-    What is done is in `parts`, which the caller removes when the result is written. Where
-    `evaluator` is None, only the solver error and the time are measured. Returns None on every
-    process but the first. Raises ValueError if `parts` are another run's, or a plan cannot be run.
+    Returns None on every process but the first. Raises ValueError if `parts` belongs to another
+    run, or if a plan cannot be run.
     """
     processes = PartialState(cpu=pipeline.device.type == "cpu")
     plans = parse_contenders(settings.plans, settings.rivals)
     for plan in plans:
         plan.require_refiner(pipeline.refiner is not None)
-    # Times of another machine, or of one that is shared out otherwise, are not to be mixed with.
+    # Times from another machine, or from another number of processes, must not be mixed in.
     circumstances = {
         "machine": describe_device(pipeline.device),
         "num_processes": processes.num_processes,
@@ -219,7 +221,7 @@ def _batch(
     evaluator: PostcardsEvaluator | None,
     number: int,
 ) -> dict[str, Any]:
-    """Run every plan on one batch, the first a different one each time, so none is favoured."""
+    """Run every plan on one batch. Each batch begins with another plan, so none is favoured."""
     first = number * settings.batch_size
     size = min(settings.batch_size, settings.num_samples - first)
     seed = settings.seed + first
@@ -243,9 +245,9 @@ def _batch(
 def _asked(
     pipeline: FlowPipeline, split: str, first: int, size: int
 ) -> tuple[list[int] | list[str], list[list[int]]]:
-    """Return what is asked of a model of Postcards, and the attributes that this decides.
+    """Return labels or prompts to ask a model of Postcards for, and the attributes they name.
 
-    Classes and prompts are those of fresh scenes, as often as the data has them.
+    They come from fresh scenes, and so have the frequencies of the data.
     """
     scenes = [sample_scene(_CLASS_SEED + first + k, split) for k in range(size)]
     if pipeline.REQUEST is not TextToImageRequest:
@@ -258,7 +260,7 @@ def _asked(
 
 @torch.no_grad()
 def _look(evaluator: PostcardsEvaluator, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return features (B, D) and the attributes told (B, 4), on the CPU, of images in [-1, 1]."""
+    """Return features (B, D) and predicted attributes (B, 4) of images in [-1, 1], on the CPU."""
     features = evaluator(images)
     told = [logits.argmax(1) for logits in evaluator.logits(features).values()]
     return features.cpu(), torch.stack(told, dim=1).cpu()
@@ -281,10 +283,11 @@ def _judge(
     rows: list[dict[str, Any]],
     parts: Parts,
 ) -> tuple[dict[str, Any], list[Estimate]]:
-    """Add to each row what the evaluator says of it.
+    """Add the evaluator's measurements to each row.
 
-    Returns what it says of as many scenes, `drawn`, and then `reconstructed`, by the autoencoder;
-    and each row's Frechet distance if it was asked for.
+    Returns the floor and the Frechet distances. The floor holds the same measurements of as many
+    scenes, `drawn` and `reconstructed` by the autoencoder. There is one Frechet distance a row, or
+    none at all if the metric was not asked for.
     """
     count, many = settings.num_samples, REFERENCE_SCENES
     look = partial(_scenes, pipeline, evaluator, split=settings.scenes)
@@ -295,11 +298,11 @@ def _judge(
 
     if "frechet" in settings.metrics:
         reference = torch.from_numpy(parts.once(_SCENES, drawn)["features"])
-    # What a class decides is called by its own name; a prompt decides up to four things.
+    # A class is one attribute, named "class"; a prompt names up to four.
     names = dict(enumerate(ATTRIBUTES)) if pipeline.REQUEST is TextToImageRequest else {0: "class"}
 
     def distance(features: Tensor) -> Estimate:
-        # Of both sets: what is compared with is a sample, too.
+        # Both sets are resampled: the reference is a sample, too.
         return bootstrap(
             lambda i, j: frechet_distance(
                 feature_statistics(features[i]), feature_statistics(reference[j])
@@ -315,7 +318,7 @@ def _judge(
         if "frechet" in settings.metrics:
             distances = [distance(features)]
             found |= _described("frechet_distance", distances[0])
-            equal = min(count, many)  # these shares depend on how many there are
+            equal = min(count, many)  # precision and recall depend on the sizes of the sets
             if equal > 3:
                 found["precision"], found["recall"] = precision_recall(
                     features[:equal], reference[:equal]
@@ -340,7 +343,7 @@ def _judge(
 
 
 def _accuracy(name: str, told: Tensor, wanted: Tensor) -> dict[str, Any]:
-    """Return the share of (N,) labels told right, of those that are wanted at all."""
+    """Return the share of right labels (N,) among those that were asked for."""
     asked = wanted != NOTHING
     if not asked.any():
         return {}
@@ -359,10 +362,14 @@ def _pairs(
     errors: Tensor | None,
     are_compared: Callable[[Contender, Contender], bool],
 ) -> list[dict[str, Any]]:
-    """Return how plans differ from others, of those `are_compared`.
+    """Return the differences between the plans that `are_compared` selects.
 
-    `ms` are each plan's times, batch by batch; `distances`, if there are any, each one's Frechet
-    distance, and `errors` (plans, noises) its solver errors.
+    Args:
+        plans: the plans of the run.
+        ms: milliseconds an image of each plan, batch by batch.
+        distances: the Frechet distance of each plan; empty if there are none.
+        errors: solver errors (plans, noises), if there are any.
+        are_compared: selects a plan and another one.
     """
     estimates = {
         "frechet_distance": distances,
@@ -391,7 +398,7 @@ def _scenes(
     split: str,
     reconstructed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features, attributes told and true ones of freshly drawn scenes."""
+    """Return features, predicted attributes and true attributes of freshly drawn scenes."""
     scenes, found = AttributedScenes(first_seed, split), []
     for start in range(0, count, 64):
         images, labels = scenes[range(start, min(start + 64, count))]
@@ -410,18 +417,18 @@ def _solve(
     rows: list[dict[str, Any]],
     parts: Parts,
 ) -> tuple[Tensor, dict[str, Any] | None]:
-    """Add the solver error to each row, and return that of each noise (plans, 64).
+    """Add the solver error to each row, and return the error on each noise (plans, 64).
 
-    The model is in float32. The error is that of latents, and of features where there is an
-    evaluator. If it was asked for, also returns what halving the reference's steps changes: how
-    far it moves, as a share of the smallest error, and by how much of itself an error changes at
-    most; and the most steps that a noise has.
+    The model is in float32. The error is measured on latents, and on features too if there is an
+    evaluator. With the metric `reference`, a second dictionary says what twice as many steps of
+    the reference change: how far it moves (as a share of the smallest error), the largest relative
+    change of an error, and the most steps that a noise took. Without it, the second is None.
     """
     asked = (settings.guidance_scale, settings.seed)
     numbers = itertools.count(_FIRST_SOLUTION)
 
     def kept(what: str, solve: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Return a solution; what a run that was killed had of them is not done again."""
+        """Return a solution; one that a killed run left is read, not solved again."""
 
         def make() -> dict[str, Any]:
             print(what, flush=True)
@@ -476,5 +483,5 @@ def _solve(
 
 
 def _estimated(errors: Tensor) -> Estimate:
-    """Return the root mean square of errors (N,)."""
+    """Estimate the root mean square of errors (N,)."""
     return bootstrap(lambda i: root_mean_square(errors[i]), len(errors))

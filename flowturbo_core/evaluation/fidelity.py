@@ -1,7 +1,8 @@
 """FID, Inception Score, precision, recall and CLIP score: pictures against pictures and captions.
 
-torch-fidelity, from requirements-eval.txt, supplies Inception and its score. The distances are
-those of `frechet`, which are torch-fidelity's but for rounding: they are tested without it, too.
+torch-fidelity, from requirements-eval.txt, supplies Inception and the Inception Score. `frechet`
+computes the distances, which equal torch-fidelity's up to rounding. So tests can check them without
+torch-fidelity, too.
 """
 
 import math
@@ -15,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowturbo_core.checks import check_known
+from flowturbo_core.data.captions import read_captions
 from flowturbo_core.data.folders import (
     Pictures,
+    holds_statistics_alone,
     open_pictures,
-    read_captions,
     refusing,
     sides,
 )
@@ -34,11 +37,13 @@ from flowturbo_core.models.catalog import in_short
 CLIP = "openai/clip-vit-large-patch14"
 INCEPTION_FEATURES = 2048
 
-# The pictures that each needs: two have a covariance, four a third neighbour; the Inception Score
-# is the mean over ten parts, and a part of no picture has none.
+# The fewest pictures for each metric. A covariance needs two, a third neighbour needs four. The
+# Inception Score is the mean over ten parts, and no part may be empty.
 _LEAST = {"fid": 2, "isc": 10, "precision": 4, "recall": 4, "clip": 2}
 METRICS = tuple(_LEAST)
+DEFAULT_METRICS = ("fid", "isc", "precision", "recall")
 _COMPARING = ("fid", "precision", "recall")
+_NEIGHBOURS = ("precision", "recall")  # which compare with pictures, one by one
 
 _BATCH_SIZE = 32
 
@@ -54,35 +59,43 @@ def fidelity(
     clip: str = CLIP,
     inception: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure the pictures in `generated`, once all that they need is there and fits.
+    """Measure the pictures in `generated`, after everything that the metrics need was checked.
 
     `generated` and `reference` are folders of pictures or .npz files in the layout of ADM
-    (Dhariwal and Nichol, 2105.05233): uint8 pictures (N, H, W, 3) in `arr_0`. FID is to the `mu`
-    and `sigma` of the reference where it has them, precision and recall to its pictures, as there;
-    `mu_s` and `sigma_s`, of sFID, are not used. The FID to a folder of COCO's pictures is what
-    text-to-image papers call FID on COCO.
+    (Dhariwal and Nichol, 2105.05233): uint8 pictures (N, H, W, 3) in `arr_0`. If the reference has
+    `mu` and `sigma`, FID uses them, and precision and recall use the pictures, as ADM does. For
+    FID the reference may hold `mu` and `sigma` alone, as pytorch-fid writes them. The `mu_s` and
+    `sigma_s` of sFID are ignored. Text-to-image papers call the FID to a folder of COCO's pictures
+    "FID on COCO".
 
     Args:
         generated: the pictures to measure.
-        reference: what fid, precision and recall compare with; of the same size.
+        reference: the pictures that fid, precision and recall compare with, of the same size.
         metrics: some of `METRICS`.
         device: where the networks run; the distances are computed on the CPU.
-        captions: for clip; see `read_captions`.
+        captions: the file of captions for clip (`read_captions`).
         clip: folder, or name on the Hugging Face hub, of a CLIP model.
-        inception: file of Inception's weights as torch-fidelity publishes them, which are
-            downloaded where it is None.
+        inception: file of Inception's weights as torch-fidelity publishes them; None downloads
+            them.
 
     Raises ValueError, in one sentence, for pictures, captions or statistics that are too few,
     damaged or do not fit each other, and for packages or weights that cannot be had.
     """
-    unknown = [metric for metric in metrics if metric not in METRICS]
-    if unknown or not metrics:
-        raise ValueError(f"metrics {', '.join(unknown)!r}: choose from {', '.join(METRICS)}")
+    check_known("metrics", metrics, METRICS)
     drawn = open_pictures(generated, max(_LEAST[metric] for metric in metrics))
     comparing = [metric for metric in _COMPARING if metric in metrics]
     compared = given = texts = None
     if comparing:
-        compared = _open_reference(reference, drawn, comparing)
+        if reference is None:
+            raise ValueError(f"{', '.join(comparing)} need reference pictures to compare with")
+        if holds_statistics_alone(reference):
+            if without := [metric for metric in _NEIGHBOURS if metric in metrics]:
+                raise ValueError(
+                    f"{reference} holds mu and sigma and no pictures, of which fid can be computed "
+                    f"and {', '.join(without)} cannot: leave out {', '.join(without)}"
+                )
+        else:
+            compared = _open_reference(reference, drawn, comparing)
         given = given_statistics(reference) if "fid" in metrics else None
     if "clip" in metrics:
         if captions is None:
@@ -95,9 +108,10 @@ def fidelity(
         "device": describe_device(device),
         "versions": _versions(),
     }
-    if compared is not None:
-        content |= {"reference": str(reference), "num_reference": compared.count}
-    # Both networks before either looks: weights that cannot be had then cost no hours of looking.
+    if comparing:
+        count = None if compared is None else compared.count  # statistics do not say it
+        content |= {"reference": str(reference), "num_reference": count}
+    # Both networks are loaded before either runs, so missing weights do not cost hours first.
     look = load_inception(inception, device) if set(metrics) - {"clip"} else None
     reader = None if texts is None else load_clip(clip, device)
     if look is not None:
@@ -107,9 +121,14 @@ def fidelity(
     return content
 
 
-def _open_reference(reference: Path | None, drawn: Pictures, metrics: Sequence[str]) -> Pictures:
-    if reference is None:
-        raise ValueError(f"{', '.join(metrics)} need reference pictures to compare with")
+def default_metrics(reference: Path | None) -> tuple[str, ...]:
+    """Return what is measured where nobody says, as far as the reference allows."""
+    if reference is None or not holds_statistics_alone(reference):
+        return DEFAULT_METRICS
+    return tuple(metric for metric in DEFAULT_METRICS if metric not in _NEIGHBOURS)
+
+
+def _open_reference(reference: Path, drawn: Pictures, metrics: Sequence[str]) -> Pictures:
     compared = open_pictures(reference, max(_LEAST[metric] for metric in metrics))
     if compared.size != drawn.size:
         raise ValueError(
@@ -120,7 +139,7 @@ def _open_reference(reference: Path | None, drawn: Pictures, metrics: Sequence[s
 
 
 def given_statistics(file: Path) -> FeatureStatistics | None:
-    """Return the `mu` and `sigma` in a reference of ADM's; None of a folder, or where it has none.
+    """Return the `mu` and `sigma` of an ADM reference; None for a folder, or without statistics.
 
     Raises ValueError if it has only one of them, or they are no statistics of Inception's features.
     """
@@ -140,17 +159,18 @@ def given_statistics(file: Path) -> FeatureStatistics | None:
                 f"{array.dtype} {array.shape}"
             )
     mu, sigma = (torch.from_numpy(found[name].astype(np.float64)) for name in ("mu", "sigma"))
+    if (sigma.diagonal() < 0).any():
+        raise ValueError(f"{file}: sigma must be a covariance, and its diagonal holds negatives")
     if not torch.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-4 * float(sigma.abs().max())):
         raise ValueError(f"{file}: sigma must be a covariance, and it is not symmetric")
     return FeatureStatistics(mu, sigma)
 
 
 def load_inception(weights: Path | None, device: torch.device) -> Look:
-    """Return torch-fidelity's Inception, of uint8 pictures (B, 3, H, W), resized by it to 299 px.
+    """Return torch-fidelity's Inception, which resizes uint8 pictures (B, 3, H, W) to 299 px.
 
-    It gives the features (B, 2048) of the last pooling and the logits (B, 1008) without bias that
-    the Inception Score is made of. Raises ValueError if the package or its weights are not to be
-    had.
+    It returns the features (B, 2048) of the last pooling, and the logits (B, 1008) without bias for
+    the Inception Score. Raises ValueError if the package or the weights cannot be loaded.
     """
     try:
         from torch_fidelity import feature_extractor_inceptionv3 as source
@@ -159,7 +179,7 @@ def load_inception(weights: Path | None, device: torch.device) -> Look:
             "torch-fidelity cannot be imported, which fid, isc, precision and recall need: install "
             f"requirements-eval.txt in an environment of its own ({in_short(error)})"
         ) from error
-    # torch-fidelity would run code that a file of weights holds: it is read safely before.
+    # torch-fidelity would run code in a file of weights, so the file is first read safely.
     safely = {"map_location": "cpu", "weights_only": True}
     if weights is None:
         url = source.URL_INCEPTION_V3
@@ -193,7 +213,7 @@ def _by_inception(
     found: dict[str, Any] = {}
     if "isc" in metrics:
         found |= inception_score(logits)
-    neighbours = {"precision", "recall"} & set(metrics)
+    neighbours = {*_NEIGHBOURS} & set(metrics)
     reference = None
     if neighbours or ("fid" in metrics and given is None):
         reference, _ = _seen(compared, look)
@@ -236,9 +256,8 @@ def clip_score(
 ) -> dict[str, Any]:
     """Return the mean of 100 max(cos(picture, caption), 0) (Hessel et al., 2104.08718, eq. 1).
 
-    The paper's weight is 2.5; 100 is what text-to-image papers print. `captions_cut` counts those
-    that are longer than CLIP reads, of which it sees the beginning. The others are as from
-    `load_clip`.
+    The paper's weight is 2.5; text-to-image papers print 100. CLIP reads only the beginning of a
+    long caption, and `captions_cut` counts these. `load_clip` returns the last three arguments.
     """
     longest = model.config.text_config.max_position_embeddings
     cut = sum(len(tokens) > longest for tokens in tokenizer(list(captions))["input_ids"])
@@ -278,7 +297,7 @@ def load_clip(name: str, device: torch.device) -> tuple[Any, Any, Any]:
 
     folder = Path(name)
     if not folder.is_dir():
-        # All at once: each of the three would try for minutes where there is no network.
+        # One download for all three: without a network, each would try for minutes.
         with refusing(f"the CLIP model {name} is no folder and cannot be downloaded"):
             wanted = ["*.json", "*.txt", "model*.safetensors"]
             folder = Path(snapshot_download(name, allow_patterns=wanted))

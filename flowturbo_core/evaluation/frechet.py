@@ -1,6 +1,6 @@
-"""Distances between two sets of images, by the features of a network that looks at them.
+"""Distances between two sets of images, measured on the features of a network.
 
-Called a Frechet distance throughout: FID is this distance on Inception's features, no other's.
+The name is Frechet distance throughout. It is FID only on the features of Inception.
 """
 
 import math
@@ -31,8 +31,8 @@ def feature_statistics(features: Tensor) -> FeatureStatistics:
 def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
     """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al., 1706.08500, eq. 6).
 
-    The trace of the root is that of (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric, so that its
-    eigenvalues are real and a singular covariance does no harm.
+    The trace of the root equals that of (C1^(1/2) C2 C1^(1/2))^(1/2). This matrix is symmetric:
+    its eigenvalues are real, and a singular covariance does no harm.
     """
     values, vectors = torch.linalg.eigh(one.covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -45,9 +45,9 @@ def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
 def precision_recall(generated: Tensor, reference: Tensor, neighbours: int = 3) -> tuple:
     """Return the share of each set that lies within the other's manifold, both in [0, 1].
 
-    A set's manifold is the union of balls around its features, each as wide as the distance to
-    its k-th nearest neighbour (Kynkaanniemi et al., 1904.06991, eq. 1 and 2). Features are (N, D)
-    and (M, D); N and M must exceed k.
+    The manifold of a set is a union of balls, one around each feature. The radius of a ball is the
+    distance to the k-th nearest neighbour (Kynkaanniemi et al., 1904.06991, eq. 1 and 2). Features
+    are (N, D) and (M, D); N and M must exceed k.
     """
     for name, features in (("generated", generated), ("reference", reference)):
         check_features(name, features, neighbours + 1)
@@ -59,7 +59,7 @@ def precision_recall(generated: Tensor, reference: Tensor, neighbours: int = 3) 
 
 def _share_inside(features: Tensor, others: Tensor, neighbours: int) -> float:
     """Return the share of `features` within the manifold of `others`."""
-    # The nearest of the neighbours is the feature itself.
+    # The nearest neighbour of a feature is the feature itself, so k + 1.
     nearest = (rows.kthvalue(neighbours + 1, dim=1).values for rows in _distances(others, others))
     radii = torch.cat(list(nearest))
     inside = [(rows <= radii).any(1) for rows in _distances(features, others)]
@@ -67,7 +67,7 @@ def _share_inside(features: Tensor, others: Tensor, neighbours: int) -> float:
 
 
 def _distances(features: Tensor, others: Tensor) -> Iterator[Tensor]:
-    """Yield the distances of 1000 features at a time: those of 50,000 together would fill 20 GB."""
+    """Yield the distances of 1000 features at a time: 50,000 at once would fill 20 GB."""
     others = others.double()
     for rows in features.split(1000):
         yield torch.cdist(rows.double(), others)
@@ -75,9 +75,10 @@ def _distances(features: Tensor, others: Tensor) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a measure is on samples, and on resamples of them (R,), float64.
+    """The value of a measure on samples, and its values on R resamples (R,), float64.
 
-    Two on as many samples have the same resamples: their difference is then measured in pairs.
+    Two estimates on equally many samples use the same resamples. Their difference is then a
+    paired one.
     """
 
     value: float
@@ -85,10 +86,10 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The standard 95% interval: the value, plus or minus 1.96 of the resamples' deviations.
+        """The standard 95% interval: the value, plus or minus 1.96 standard deviations.
 
-        Not percentiles of those: repeating samples makes a Frechet distance larger, as having
-        fewer of them does, so that all resamples may lie above the value.
+        Percentiles of the resamples would be wrong. A resample repeats samples, and so has a
+        larger Frechet distance: all resamples may lie above the value.
         """
         spread = 1.96 * float(self.resampled.std())
         return self.value - spread, self.value + spread
@@ -100,10 +101,10 @@ class Estimate:
 def bootstrap(
     measure: Callable[..., float], *counts: int, resamples: int = 200, seed: int = 0
 ) -> Estimate:
-    """Estimate `measure`, which is given indices (count,) of each of its samples.
+    """Estimate `measure` by the bootstrap (Efron and Tibshirani, chapter 12).
 
-    Those of a resample are drawn with replacement (Efron and Tibshirani, chapter 12). Raises
-    ValueError for fewer than 2 samples.
+    `measure` takes indices (count,) for each of its sets of samples. The indices of a resample are
+    drawn with replacement. Raises ValueError for fewer than 2 samples.
     """
     if min(counts) < 2:
         raise ValueError(f"an interval needs at least 2 samples, not {min(counts)}")
@@ -119,7 +120,7 @@ def bootstrap(
 def share(right: Tensor) -> tuple[float, tuple[float, float]]:
     """Return the share of (N,) that is true, and its 95% interval (Wilson, 1927).
 
-    Near 0 and 1 the standard interval would leave them, or have no width.
+    Near 0 and 1 the standard interval would leave [0, 1], or have no width.
     """
     n, z2 = len(right), 1.96**2
     p = float(right.double().mean())

@@ -1,8 +1,6 @@
-"""What is done of a long run, kept in a folder, so that a run that was killed goes on."""
+"""Keeps the finished parts of a long run in a folder, so that a killed run can go on."""
 
 import json
-import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,34 +8,36 @@ from typing import Any
 
 import numpy as np
 
+from flowturbo_core.files import read_arrays, save_arrays, writing, written_whole
+
 _SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A folder of numbered parts, and the settings of the one run that they are of.
+    """A folder of numbered parts of one run, and the settings of that run.
 
-    Several processes may add parts; each is whole or not there.
+    Several processes may add parts. A part is whole, or it is not there.
     """
 
     folder: Path
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Make the folder this run's, or find that it already is.
+        """Claim the folder for the run with these settings, if it is not claimed already.
 
-        Raises ValueError if it is another's: one with other settings, or no run's at all.
+        Raises ValueError if a run with other settings claimed it, or if it holds other files.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         file, text = self.folder / _SETTINGS, json.dumps(settings, indent=2)
         foreign = [p.name for p in self.folder.iterdir() if p.suffix != ".partial"]
         if foreign and not file.exists():
             raise ValueError(
                 f"{self.folder} holds {foreign[0]}, which no run left there; name another file"
             )
-        partial = partial_name(file)
-        partial.write_text(text)
         try:
-            os.link(partial, file)  # of several that claim it at once, one is first
+            with written_whole(file, only_new=True) as partial:
+                partial.write_text(text)
         except FileExistsError:
             names = _differing(file, json.loads(text))
             if names:
@@ -45,30 +45,20 @@ class Parts:
                     f"{self.folder} holds a run with other settings ({', '.join(names)}); finish "
                     "that one, remove the folder, or name another file"
                 ) from None
-        finally:
-            partial.unlink()
 
     def read(self, number: int) -> dict[str, np.ndarray] | None:
-        """Return a part's arrays, each of at least one dimension; None if it must be done (again).
+        """Return the arrays of a part, each of at least one dimension.
 
-        A part that is there and cannot be read was damaged after it was written.
+        Returns None if the part is missing, or was damaged after it was written.
         """
-        try:
-            with np.load(self._file(number)) as arrays:
-                return {name: np.atleast_1d(arrays[name]) for name in arrays.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            return None
+        return read_arrays(self._file(number))
 
     def save(self, number: int, arrays: dict[str, Any]) -> None:
         """Write a part whole, or not at all."""
-        file = self._file(number)
-        partial = partial_name(file)
-        with partial.open("wb") as stream:
-            np.savez(stream, **arrays)
-        os.replace(partial, file)
+        save_arrays(arrays, self._file(number))
 
     def once(self, number: int, make: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Return a part's arrays; where there is none yet, what `make` returns, which is kept."""
+        """Return the arrays of a part; if it is missing, make and save it first."""
         part = self.read(number)
         if part is None:
             part = make()
@@ -97,13 +87,8 @@ class Parts:
         return self.folder / f"{number:06d}.npz"
 
 
-def partial_name(file: Path) -> Path:
-    """Return a name beside `file` that no other process writes to."""
-    return file.with_name(f"{file.name}.{os.getpid()}.partial")
-
-
 def _differing(file: Path, settings: dict[str, Any]) -> list[str]:
-    """Return the names of the settings in which a file differs; of a damaged one, all."""
+    """Return the names of the settings that differ from those in a file; all if it is damaged."""
     try:
         there = json.loads(file.read_text())
     except ValueError:

@@ -1,7 +1,7 @@
-"""What refiners of one predictor are worth: the solver error of the same plans with each of them.
+"""Compares refiners of one predictor by the solver error of the same plans.
 
-Beside them stands "none", a refiner whose offset is zero: R blocks then carry the velocity on as
-it is, which tells what the refiner earns from what the plan does.
+The refiner "none" has an offset of zero: R blocks carry the velocity on unchanged. The difference
+from it is what a refiner earns; the rest is what the plan does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ class Refiner:
         return model
 
     def described(self) -> dict[str, Any]:
-        """Return what a row says of it, and of the pairs its last training was on."""
+        """Return the columns of a row that describe it, with the settings of its last training."""
         last = (read_record(self.folder)["runs"] or [{}])[-1]
         names = ("max_dt", "guidance_scale", "minutes")
         return {"refiner": str(self.folder), "variant": self.variant} | {
@@ -86,7 +86,7 @@ def compare_refiners(
     """Return a row for each refiner and plan: the solver error, and how it differs from "none".
 
     The model must be in float32, as the reference is. Raises ValueError if a refiner does not
-    belong to the predictor, a plan has no R, or there is no refiner, or one twice.
+    belong to the predictor, if a plan has no R, or if a refiner is missing or named twice.
     """
     if not refiners:
         raise ValueError("name at least one refiner")

@@ -1,10 +1,10 @@
-"""Other ways to spend evaluations of the same predictor: what plans have to be better than.
+"""Rivals: other samplers on the same predictor, which plans have to beat.
 
-A rival is written as its name, a colon and its number of steps: "ab2:9", "dpm++:9", "unipc:9",
-each one evaluation a step, and "fbc:16:0.1", Euler's method with 16 steps on a predictor whose
-diffusers FirstBlockCache skips all blocks but the first while that one's output moves by less
-than 0.1 of itself, on average over the batch: it alone depends on the batch's size. Euler's and
-Heun's own methods are plans, E and H.
+A rival is written as a name, a colon and a number of steps: "ab2:9", "dpm++:9" and "unipc:9" make
+one evaluation a step. "fbc:16:0.1" is Euler's method with 16 steps and diffusers' FirstBlockCache.
+The cache skips all transformer blocks but the first while the output of the first changes by less
+than 0.1 of itself, averaged over the batch. So this rival alone depends on the size of the batch.
+The methods of Euler and Heun are plans, E and H.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -165,7 +165,7 @@ def parse_contenders(plans: Sequence[str], rivals: Sequence[str] = ()) -> list[C
     """Read what is to be compared: at least one plan, none of them twice, and rivals after them."""
     parsed = [Rival.parse(text) for text in rivals]
     if len(set(map(str, parsed))) != len(parsed):
-        raise ValueError(f"a rival is named twice in {', '.join(rivals)}")
+        raise ValueError(f"a rival is named twice in {brief(', '.join(rivals))}")
     return [*parse_distinct(plans), *parsed]
 
 

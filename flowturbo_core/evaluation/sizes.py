@@ -5,6 +5,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from flowturbo_core.checks import unknown
 from flowturbo_core.models.catalog import EXAMPLE_PROMPTS
 from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
 from flowturbo_core.models.unet import SD_REFINER, SD_UNET
@@ -34,15 +35,15 @@ ARCHITECTURES = (*PRESETS, "sd-1-5")
 
 
 def random_pipeline(architecture: str, device: torch.device, dtype: torch.dtype) -> FlowPipeline:
-    """Return a published size with random weights: its pictures are noise, its speed is real.
+    """Return a model of a published size with random weights, to measure speed.
 
-    `architecture` is one of `ARCHITECTURES`: "sit-xl-2" and the like on 32 x 32 latents of 256 px
-    images, with a refiner of one block; "sd-1-5" is Stable Diffusion's and InstaFlow's on 64 x 64
-    latents of 512 px images, with FlowTurbo's refiner for it. Both have Stable Diffusion's
-    autoencoder.
+    `architecture` is one of `ARCHITECTURES`. "sit-xl-2" and the other SiT sizes work on 32 x 32
+    latents of 256 px images, with a refiner of one block. "sd-1-5" is the UNet of Stable Diffusion
+    and InstaFlow on 64 x 64 latents of 512 px images, with FlowTurbo's refiner for it. All have
+    Stable Diffusion's autoencoder.
     """
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(unknown("architecture", architecture, ARCHITECTURES))
     with device:
         vae = AutoencoderKL(**_RELEASED_VAE)
         make = _random_sit if architecture in PRESETS else _random_sd
@@ -58,7 +59,7 @@ def _random_sit(architecture: str, vae: AutoencoderKL) -> ClassConditionalPipeli
 
 
 def _random_sd(_: str, vae: AutoencoderKL) -> TextToImagePipeline:
-    # Of few words: how long a text is to encode does not depend on how many others there are.
+    # A small vocabulary is enough: the time to encode a text does not depend on its size.
     tokenizer = train_tokenizer(EXAMPLE_PROMPTS, _CLIP["max_position_embeddings"])
     marks = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in _MARKS}
     texts = CLIPTextModel(CLIPTextConfig(**_CLIP, **marks, vocab_size=len(tokenizer)))

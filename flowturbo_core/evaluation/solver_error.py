@@ -1,12 +1,14 @@
-"""How far a plan ends from where its ODE leads: no data set, any model.
+"""The solver error: how far a plan ends from the exact solution. It needs no data set.
 
-The reference is Heun's method with 100 steps from the same noise and under the same guidance, in
-float32 whatever the model otherwise computes in: rounding is not the solver's error. Its steps are
-shorter towards the noise, where what a picture will be is decided and errors grow: that brings it
-two to four times closer to the solution than as many equal ones (measured on postcards-sit).
+The reference is Heun's method with 100 steps, from the same noise and under the same guidance. It
+is solved in float32 whatever the model otherwise computes in, because rounding is not an error of
+the solver. The steps are shorter near the noise, where the content of a picture is decided and
+errors grow. This halves the distance to the solution at least, compared with equal steps (measured
+on postcards-sit: a factor of two to four).
 
-Some noises lie where the flow parts, and a small error early on becomes another picture: 100 steps
-left two of postcards-sit's 64 noises 0.2 and 0.1 from where 200 led. Such noises are given more.
+Some noises lie where the flow parts: a small early error leads to another picture. With 100 steps,
+two of the 64 noises of postcards-sit ended 0.2 and 0.1 away from where 200 steps led. Such noises
+get more steps.
 """
 
 import math
@@ -24,7 +26,7 @@ from flowturbo_core.steps import State
 
 NUM_NOISES = 64
 REFERENCE_STEPS = 100
-# A noise that half as many steps take further away than this gets twice as many, up to the most.
+# If half as many steps end further away than this, a noise gets twice as many, up to the most.
 _MOVED, _MOST_STEPS = 0.01, 3200
 _BATCH = 16
 
@@ -43,7 +45,7 @@ def jobs(
 
 @dataclass(frozen=True)
 class Reference:
-    """Where the flow leads: latents (64, C, h, w), and how many steps it took from each noise."""
+    """The end of the flow: latents (64, C, h, w), and the number of steps from each noise."""
 
     latents: Tensor
     num_steps: tuple[int, ...]
@@ -52,7 +54,7 @@ class Reference:
 def solve_reference(
     pipeline: FlowPipeline, guidance_scale: float | None = None, seed: int = 0
 ) -> Reference:
-    """Return the reference: 100 steps, and more where half as many end elsewhere."""
+    """Return the reference: 100 steps, and more from noises where half as many end elsewhere."""
     asked = (pipeline, guidance_scale, seed)
     latents = solve(*asked)
     moved = solver_errors(solve(*asked, REFERENCE_STEPS // 2), latents).tolist()
@@ -73,7 +75,7 @@ def solve(
     seed: int = 0,
     num_steps: int | Sequence[int] = REFERENCE_STEPS,
 ) -> Tensor:
-    """Return the latents (64, C, h, w) of Heun's method with so many steps, or so many of each."""
+    """Return the latents (64, C, h, w) of Heun's method; `num_steps` may differ by noise."""
     counts = [num_steps] * NUM_NOISES if isinstance(num_steps, int) else list(num_steps)
     fewest = min(counts)
     latents = torch.cat(

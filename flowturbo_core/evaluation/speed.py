@@ -1,17 +1,14 @@
-"""How long plans take, measured in turn within one run, so that no plan meets a warmer machine."""
+"""Measures how long plans take. They take turns, so that no plan meets a warmer machine."""
 
-import json
-import os
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from flowturbo_core.checks import check_known
 from flowturbo_core.devices import VERSIONS, describe_device
-from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.plan import SamplePlan
@@ -39,12 +36,13 @@ def bench(
 ) -> dict[str, Any]:
     """Time `plans` in turn, A B C A B C ..., `repeats` times, on batches of `batch_size` images.
 
-    `rivals`, other solvers on the same model and noise (`evaluation.rivals`), follow them, eager.
+    `rivals` are other solvers on the same model and noise (`evaluation.rivals`). They run in eager
+    mode, after the plans.
 
-    Returns `rows`, one a plan and mode: `ms_per_image` is the median over the repeats, `ratio` the
-    median of the ratios to the first row in the same round, `predictor_ms_per_image` and
-    `refiner_ms_per_image` what its blocks took. Nothing of the warm-up is counted. Where there is
-    no compiler the compiled rows are left out, and `notes` says so.
+    Returns `rows`, one a plan and mode. `ms_per_image` is the median over the repeats. `ratio` is
+    the median of the ratios to the first row of the same round. `predictor_ms_per_image` and
+    `refiner_ms_per_image` are the times of the blocks that evaluate each model. The warm-up is not
+    counted. Without a compiler the compiled rows are left out, and `notes` says so.
     """
     contenders = parse_contenders(plans, rivals)
     for contender in contenders:
@@ -92,10 +90,8 @@ def bench(
 def _in_modes(
     pipeline: FlowPipeline, modes: Sequence[str]
 ) -> tuple[dict[str, FlowPipeline], list[str]]:
-    """Return the pipeline in each mode, and what a person should know of a mode left out."""
-    unknown = [mode for mode in modes if mode not in MODES]
-    if unknown or not modes:
-        raise ValueError(f"modes {', '.join(unknown)!r}: choose from {', '.join(MODES)}")
+    """Return the pipeline in each mode, and notes on the modes that are left out."""
+    check_known("modes", modes, MODES)
     found, notes = {}, []
     for mode in modes:
         try:
@@ -126,7 +122,7 @@ def _row(rounds: Sequence[Sequence[Timing]], k: int, contender: Contender) -> di
 
 
 class _PeakMemory:
-    """The most memory in use since this was made on a GPU; on a CPU, by the process at all."""
+    """The peak of memory: on a GPU since this was made, on a CPU since the process began."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -141,11 +137,3 @@ class _PeakMemory:
             return None
         unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kibibytes elsewhere
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-
-
-def write_json(content: dict[str, Any], file: Path) -> None:
-    """Write `content` to `file` in one go: a killed run leaves no partial file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(file)
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, file)

@@ -1,6 +1,5 @@
-"""How straight a sampling trajectory is: FlowTurbo's reason why a refiner can be so small."""
+"""Measures how straight trajectories are. FlowTurbo's refiner is small because they are."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowturbo_core.evaluation.parts import partial_name
 from flowturbo_core.evaluation.solver_error import NUM_NOISES, jobs
+from flowturbo_core.files import written_whole
 from flowturbo_core.guidance import GuidedPredictor
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.plan import SamplePlan
@@ -36,10 +35,10 @@ class Trajectory:
 def curvature(v_before: Tensor, v: Tensor, dt: float) -> Tensor:
     """Return the curvature (B,) of the paths x(t) whose velocity goes from `v_before` to `v`.
 
-    kappa = |a - (a . u) u| / |v|^2 with a = dv/dt and u = v / |v|, which is one over the radius
-    of the circle that touches the path, in the units of x; what turns the velocity counts, not
-    what makes it longer. FlowTurbo's figure 1 plots it (2409.18128). Velocities are (B, ...),
-    `dt` the time between them; v and a are taken in its middle. Zero where the velocity is zero.
+    kappa = |a - (a . u) u| / |v|^2 with a = dv/dt and u = v / |v|. It is the inverse radius of the
+    circle that touches the path, in the units of x. Only a turn of the velocity counts, not a
+    change of its length. FlowTurbo's figure 1 plots it (2409.18128). Velocities are (B, ...), and
+    `dt` is the time between them; v and a are taken in the middle. Zero where the velocity is zero.
     """
     middle = ((v_before + v) / 2).flatten(1).double()
     acceleration = ((v - v_before) / dt).flatten(1).double()
@@ -94,7 +93,7 @@ def _path(pipeline: FlowPipeline, job: Job, plan: SamplePlan) -> tuple[Tensor, T
 
 
 def describe(trajectory: Trajectory) -> dict[str, Any]:
-    """Return what figure 1 shows, as numbers: quartiles of the curvature, and S(Z) by time."""
+    """Return the numbers of FlowTurbo's figure 1: quartiles of the curvature, and S(Z) by time."""
     times = trajectory.times
     intervals = list(zip(times[:-1], times[1:], strict=True))
     moves = zip(trajectory.v[:-1], trajectory.v[1:], intervals, strict=True)
@@ -144,6 +143,5 @@ def plot(described: dict[str, Any], title: str, file: Path) -> None:
     left.set_title(title)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    partial = partial_name(file)
-    figure.savefig(partial, dpi=150, format=file.suffix.removeprefix("."))
-    os.replace(partial, file)
+    with written_whole(file) as partial:
+        figure.savefig(partial, dpi=150, format=file.suffix.removeprefix("."))

@@ -1,9 +1,9 @@
-"""Which plans are worth taking: the front of latency on this machine against solver error.
+"""Finds the plans that are worth their time: the front of latency against solver error.
 
-Plans H..P..R.. are searched as neighbours of neighbours of what is good already, since one block
-more or less of a kind changes a plan's cost and error little; plans in other orders are worse
-(FlowTurbo, 2409.18128, table 4). A plan is on the front if none that costs no more has a smaller
-error; of plans on it that hardly differ, the cheapest is offered.
+The search goes through plans H..P..R.., because plans in other orders are worse (FlowTurbo,
+2409.18128, table 4). One block more or less changes the cost and the error of a plan little, so
+the search goes from good plans to their neighbours. A plan is on the front if no plan of the same
+or a lower cost has a smaller error. If plans on the front hardly differ, the cheapest is offered.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,19 +31,19 @@ from flowturbo_core.requests import real_number
 Counts = tuple[int, int, int]  # Heun, pseudo-corrector and refiner blocks
 
 _START: tuple[Counts, ...] = ((1, 0, 0), (1, 2, 0), (1, 2, 2), (1, 5, 3), (2, 4, 2))
-# Beside the front's own neighbours, those of plans nearly as good: the error of few noises is not
-# smooth in the number of steps, and a search that only ever improves stops at its first bump.
+# The search also visits the neighbours of plans that are up to 5% worse than the front. The error
+# on few noises is not smooth in the number of steps: a search that only improves stops at a bump.
 _SLACK = 1.05
-_WORTH = 0.99  # of the error before it: what a plan must leave at most to be offered, too
+_WORTH = 0.99  # a plan is offered if its error is at most this share of that of the plan before
 _SEARCH_NOISES = 16
-_NEAR = 1.02  # how nearly as good, by those few noises, is worth measuring over all of them
-_MOST_REFINING = 8  # blocks in a row, as the page offers; the paper's best plans have up to five
+_NEAR = 1.02  # plans up to 2% worse than the front, on those noises, are measured on all noises
+_MOST_REFINING = 8  # R blocks in a row, as the page offers; the paper's best plans have up to five
 
 
 def measure_rates(
     pipeline: FlowPipeline, batch_size: int, guidance_scale: float, repeats: int = 5
 ) -> Rates:
-    """Return what one evaluation and one decoding take an image, medians after a first run."""
+    """Return the times of an evaluation and a decoding: medians, the first run left out."""
     plan = SamplePlan("HR" if pipeline.refiner is not None else "H")
     request = pipeline.example_request(batch_size, guidance_scale)
     timings = [
@@ -58,9 +58,9 @@ def search(
     budget: float,
     with_refiner: bool,
 ) -> dict[SamplePlan, float]:
-    """Return the errors of the plans that were tried, all of cost up to `budget`.
+    """Return the errors of the plans that were tried. All of them cost `budget` at most.
 
-    Raises ValueError if not even the cheapest plan is within it.
+    Raises ValueError if even the cheapest plan costs more.
     """
 
     def allowed(counts: Counts) -> bool:
@@ -90,7 +90,7 @@ def search(
 def front(
     errors: Mapping[SamplePlan, float], cost_of: Callable[[SamplePlan], float], slack: float = 1
 ) -> list[SamplePlan]:
-    """Return the plans, cheapest first, that none of lower cost beats by a factor of `slack`."""
+    """Return the plans, cheapest first, whose error is below `slack` times that of cheaper ones."""
     kept, best = [], float("inf")
     for plan in sorted(errors, key=lambda plan: (cost_of(plan), errors[plan])):
         if errors[plan] < best * slack:
@@ -100,7 +100,7 @@ def front(
 
 
 def offered(front: Sequence[SamplePlan], errors: Mapping[SamplePlan, float]) -> list[SamplePlan]:
-    """Return those of a front, cheapest first, that are worth telling apart from the one before."""
+    """Return the plans of a front, cheapest first, without those that hardly improve the error."""
     kept: list[SamplePlan] = []
     for plan in front:
         if not kept or errors[plan] <= _WORTH * errors[kept[-1]]:
@@ -118,14 +118,21 @@ def tune(
     parts: Parts,
     exact: FlowPipeline | None = None,
 ) -> dict[str, Any]:
-    """Return what `models.front` reads: `plans`, cheapest first, and what they were found with.
+    """Return what `models.front` reads: `plans`, cheapest first, and how they were found.
 
-    The front comes from this machine's rates and the solver errors; its plans are then run in
-    turn on `num_samples` images. One that turns out to take longer than one of less error leaves
-    the front, and so does one whose Frechet distance, where something can judge the pictures, is
-    certainly higher than a cheaper one's. `budget_ms` None is what H8 takes. `exact` is the model
-    in float32; None where `pipeline` is. `parts` are for those runs; which plans they are of
-    depends on this machine's moment, so what a killed run left is removed.
+    The front is computed from the rates of this machine and the solver errors. Its plans then run
+    in turn on `num_samples` images, and `confirmed` keeps those that stand.
+
+    Args:
+        pipeline: the model to tune.
+        guidance_scale: the guidance scale of all measurements.
+        seed: the first seed.
+        budget_ms: the most milliseconds an image; None takes those of H8.
+        num_samples: images of each plan that confirm the front.
+        batch_size: images made together.
+        parts: keeps the runs that confirm. Measured rates decide their plans, so a killed run
+            cannot go on: what it left is removed.
+        exact: the model in float32; None if `pipeline` is in float32.
     """
     evaluator = evaluator_of(pipeline)
     settings = Settings(
@@ -181,11 +188,11 @@ def tune(
 def confirmed(
     rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the rows of a front that stay on it once their plans were run, cheapest first.
+    """Return the rows that stay on the front after their plans were run, cheapest first.
 
-    A plan must leave less error than all that took less time, and its pictures may not certainly
-    be worse than those of one of them: of such `pairs`, the interval of the difference between
-    the Frechet distances lies above zero.
+    A plan stays if its error is smaller than that of every faster plan on the front, and if its
+    pictures are not measurably worse than those of one. They are if the interval of the difference
+    of their Frechet distances, in `pairs`, lies above zero.
     """
     worse = {
         (pair["plan"], pair["other"])
@@ -213,12 +220,12 @@ def measure_errors(
 ) -> dict[SamplePlan, float]:
     """Return the solver errors of the plans that are on the front or near it.
 
-    The search looks at the first 16 of the solver error's 64 noises, by the model as it runs; what
-    it finds good is then measured over all of them, by the model in float32, `exact`, as the
-    reference is, and so are the model's own plan and the paper's, to compare with.
+    The search runs `pipeline` on the first 16 of the 64 noises. The plans that it finds good are
+    measured again on all noises by `exact`, the model in float32. So are the default plan of the
+    model and the plans of the paper, for comparison.
     """
 
-    @cache  # not before the search has found a plan within the budget
+    @cache  # it is solved only once the search has found a plan within the budget
     def reference() -> Tensor:
         print("solving the reference", flush=True)
         return solve_reference(exact, guidance_scale, seed).latents
@@ -249,7 +256,7 @@ def _counts(plan: SamplePlan) -> Counts:
 
 
 def _neighbours(counts: Counts) -> Iterable[Counts]:
-    """Yield one block more or less of a kind, and one of a kind changed into another."""
+    """Yield the plans that differ by one block: added, removed, or changed into another kind."""
     moves = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (0, 1, -1), (1, 0, -1)]
     for move in moves:
         for sign in (1, -1):

@@ -1,4 +1,4 @@
-"""Autoencoders: between images in [-1, 1] and the normalised latents that flows work on."""
+"""Autoencoders turn images in [-1, 1] into the normalised latents that flows work on, and back."""
 
 import hashlib
 import math
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from flowturbo_core.requests import brief, real_number
 
-_LARGEST = 1e6  # of a latent's mean, deviation, or factor: beyond, something is broken
+_LARGEST = 1e6  # a larger mean, deviation or factor of latents means that something is broken
 
 
 class PixelUnshuffleAutoencoderKL(AutoencoderKL):
-    """An `AutoencoderKL` on patches of pixels: used the same way, with far less memory traffic.
+    """An `AutoencoderKL` on patches of pixels, with far less memory traffic.
 
-    It takes and gives 3-channel images. Within, each p x p patch moves into the channels
-    (pixel unshuffle, Shi et al., 1609.05158), so `config.in_channels` and `config.out_channels`
-    are 3 p^2 and the widest feature maps are p times coarser than the image.
+    It takes and gives 3-channel images. Inside, each p x p patch moves into the channels (pixel
+    unshuffle, Shi et al., 1609.05158). So `config.in_channels` and `config.out_channels` are 3 p^2,
+    and the largest feature maps are p times coarser than the image.
     """
 
     @property
@@ -43,8 +43,8 @@ def downsampling_factor(vae: AutoencoderKL) -> int:
 def latent_statistics(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
     """Return the mean and standard deviation, each (1, C, 1, 1) float32, of the raw latents.
 
-    Per channel where the model's config has them (`latents_mean`, `latents_std`), otherwise the
-    one `shift_factor` and `1 / scaling_factor` of older models, such as Stable Diffusion's.
+    The config may have one number a channel (`latents_mean`, `latents_std`). Older models, such as
+    Stable Diffusion's, have one number for all: `shift_factor` and `1 / scaling_factor`.
     """
     config, channels = vae.config, vae.config.latent_channels
     check_statistics(config.latents_mean, config.latents_std, channels)
@@ -76,8 +76,8 @@ def check_statistics(mean: object, std: object, channels: int) -> None:
 
 
 def not_finite(found: str, dtype: torch.dtype) -> FloatingPointError:
-    """Return the error of values that are not finite; `found` says what gave what."""
-    # float32 is the widest there is here: in it, what went in is to blame.
+    """Return the error that values are not finite; `found` says what gave which values."""
+    # float32 is the widest format here: if it overflows, the input is to blame.
     advice = "the weights or the latents are broken" if dtype == torch.float32 else "try float32"
     return FloatingPointError(f"{found} in {dtype} that are not finite; {advice}")
 
@@ -106,10 +106,10 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def autoencoder_hash(vae: AutoencoderKL) -> str:
-    """Return the SHA-256 of the encoder, its names and float32 values: whose latents these are.
+    """Return the SHA-256 of the encoder (names and float32 values). It identifies the latents.
 
-    The decoder does not count: one fine-tuned for the same encoder (as Stable Diffusion's
-    ft-EMA and ft-MSE were) decodes the same latents.
+    The decoder does not count. A decoder that was fine-tuned for the same encoder, as Stable
+    Diffusion's ft-EMA and ft-MSE were, decodes the same latents.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(vae.state_dict().items()):

@@ -1,6 +1,6 @@
-"""Making the models that ship out of finished trainings: folders, index, and cards.
+"""Makes the models that ship from finished trainings: folders, index and cards.
 
-A card's figures come from the records that the trainings wrote, never from a person's memory.
+All figures of a card come from the records that the trainings wrote.
 """
 
 import json
@@ -64,10 +64,10 @@ It draws these scenes and nothing else; it is there to show and to measure sampl
 def bundle_postcards(
     autoencoder: Path, predictor: Path, refiner: Path, catalogue: Path, settings: dict[str, Any]
 ) -> None:
-    """Write `postcards-autoencoder` and `postcards-sit` to `catalogue`, out of trained parts.
+    """Write `postcards-autoencoder` and `postcards-sit` to `catalogue`, from trained parts.
 
-    The autoencoder is named by its catalogue name, not copied: other models share it. Nothing is
-    written unless all parts can be loaded and belong together; what was there is then replaced.
+    The index names the autoencoder and does not copy it, because other models share it. The parts
+    are loaded and checked first. Only then are the models of these names replaced.
     """
     pipeline = ClassConditionalPipeline(
         load_model(SiTPredictor, predictor),
@@ -88,17 +88,17 @@ def bundle_postcards(
 
 
 def bundle_text(predictor: Path, refiner: Path, catalogue: Path, settings: dict[str, Any]) -> None:
-    """Write `postcards-t2i` to `catalogue`, out of a trained UNet with its texts, and a refiner.
+    """Write `postcards-t2i` to `catalogue`, from a trained UNet, its text encoder and a refiner.
 
-    Its autoencoder is the catalogue's, named and not copied. Nothing is written unless all parts
-    can be loaded and belong together; what was there is then replaced.
+    The index names the bundled autoencoder and does not copy it. The parts are loaded and checked
+    first. Only then is the model of this name replaced.
     """
     with tempfile.TemporaryDirectory(dir=catalogue) as scratch:
         folder = Path(scratch) / DEFAULT_TEXT_MODEL
         for part in ("unet", "text_encoder", "tokenizer"):
             shutil.copytree(predictor / part, folder / part)
         shutil.copytree(refiner, folder / "refiner")
-        # UNet and texts were trained together: a run from this folder finds their record in it.
+        # UNet and text encoder share one record; a run that starts from this folder reads it here.
         write_record(read_record(predictor), folder)
         index = {
             "_class_name": "TextToImagePipeline",
@@ -127,27 +127,29 @@ def _text_card(pipeline: TextToImagePipeline, predictor: Path, refiner: Path) ->
         f"({_parameters(pipeline.refiner.unet)}) and a CLIP text encoder "
         f"({_parameters(pipeline.text_encoder)}) with a tokenizer of {len(pipeline.tokenizer)} "
         f"tokens, in Stable Diffusion's layout, on the latents of `{AUTOENCODER}`. UNet and text "
-        "encoder were trained together, from nothing; the tokenizer was learnt before the first of "
-        "their runs, from the prompts of then.\n\n"
+        "encoder were trained together, from scratch. The tokenizer was learnt before their first "
+        "run, from the prompts of that time.\n\n"
         "```python\n"
         "from flowturbo_core.pipelines.text_to_image import TextToImagePipeline\n\n"
         'pipeline = TextToImagePipeline.from_pretrained("postcards-t2i")\n'
         'pipeline("a red sailboat at sunset", plan="H1P6R3").images[0].save("sailboat.png")\n'
-        "```\n\n" + _DATA.format(held_out=_HELD_OUT) + "Eight prompts a scene, whole captions and "
-        "terse ones, of which each says a part of what is to be seen "
+        "```\n\n"
+        + _DATA.format(held_out=_HELD_OUT)
+        + "A scene has eight prompts, whole captions and "
+        "terse ones. Each names a part of what the picture shows "
         "(`flowturbo_core/data/postcard_captions.py`).\n\n## What it knows\n\n"
     )
     for name, words in _VOCABULARY.items():
         text += f"- {name}: {', '.join(words)}\n"
-    text += "\nOther words it takes for some of these.\n\n"
+    text += "\nIt takes other words for some of these.\n\n"
     text += _training("UNet and text encoder", "text-flow", read_record(predictor))
     return text + _training("the refiner", "text-refiner", read_record(refiner)) + _LIMITS
 
 
 def bundle_evaluator(trained: Path, catalogue: Path) -> None:
-    """Write `postcards-evaluator` to `catalogue`, with its card, in place of what was there.
+    """Write `postcards-evaluator` and its card to `catalogue`, replacing an older one.
 
-    Raises ValueError if `trained` is no evaluator, or its training did not measure it.
+    Raises ValueError if `trained` is not an evaluator, or holds no measurement of its accuracy.
     """
     model, record = load_model(PostcardsEvaluator, trained), read_record(trained)
     if "unseen" not in record:
@@ -155,13 +157,13 @@ def bundle_evaluator(trained: Path, catalogue: Path) -> None:
     text = _FRONT_MATTER.format(tags="image-classification", title="Postcards evaluator")
     text += (
         "A small convolutional network that tells subject, colour, time of day and position of a "
-        f"postcard; {_parameters(model)}. Its {model.config.feature_size} penultimate features, "
-        "each in units of its standard deviation over drawn scenes, serve the Frechet distance, "
-        "precision and recall of `python -m flowturbo_core evaluate`, its heads the accuracies. "
-        "It knows these scenes and no others: its distances compare samplers of one model, and "
-        "are not Inception's.\n\n"
-        "Share told right of 4,096 unseen scenes, weights as stored, as drawn and through "
-        f"`{AUTOENCODER}`:\n\n"
+        f"postcard ({_parameters(model)}). `python -m flowturbo_core evaluate` uses it. Its "
+        f"{model.config.feature_size} penultimate features give the Frechet distance, precision "
+        "and recall. Each feature is divided by its standard deviation over drawn scenes. Its "
+        "heads give the accuracies. It knows these scenes and no others. Its distances compare "
+        "samplers of one model; they are not FID, which uses Inception.\n\n"
+        "Share of 4,096 unseen scenes that it tells right, with the weights as stored: scenes as "
+        f"drawn, and scenes encoded and decoded by `{AUTOENCODER}`:\n\n"
     )
     text += _accuracies_table(record["unseen"])
     text += _DATA.format(held_out="") + _training("the evaluator", "evaluator", record)
@@ -244,8 +246,8 @@ def _parameters(model: ModelMixin) -> str:
 def _training(title: str, what: str, record: dict[str, Any]) -> str:
     return (
         f"## Training of {title}\n\n"
-        f"`python -m flowturbo_core train {what} --recipe postcards`, in these runs, each from the "
-        "weights of the one before; `training.json` has all their settings.\n\n"
+        f"`python -m flowturbo_core train {what} --recipe postcards`, in these runs. Each run "
+        "began with the weights of the run before. `training.json` has all settings.\n\n"
         f"{_runs_table(record)}"
     )
 

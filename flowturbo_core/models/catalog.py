@@ -6,6 +6,7 @@ Nothing here reads weights or imports torch: a page can be built before either i
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -33,6 +34,7 @@ TASKS = {
     "ClassConditionalPipeline": CLASSES,
     "TextToImagePipeline": TEXTS,
     "RectifiedFlowPipeline": TEXTS,
+    "InstaFlowPipeline": TEXTS,
     "StableDiffusionPipeline": TEXTS,
 }
 # What is measured and shown where nobody asks for anything: all can be drawn by postcards-t2i.
@@ -52,6 +54,7 @@ EXAMPLE_PROMPTS = (
 )
 # Where a model_index.json has a library, this says: a model of that name in the catalogue.
 CATALOGUE = "flowturbo_core.catalogue"
+_WEIGHT_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 # What a pipeline and a page take where a model's index is silent.
 DEFAULT_PLAN = "H8"
 DEFAULT_GUIDANCE_SCALE = 1.5
@@ -248,21 +251,55 @@ def bundled_pipelines() -> tuple[str, ...]:
 
 
 def user_cache() -> Path:
-    """Return the folder for what the project keeps of a person's own."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "flowturbo-studio"
+    """Return the folder for what the project keeps of a person's own.
+
+    Of a user whom the system knows no home of, as in some containers, it is one that is not there
+    and cannot be: nothing is found in it, and `check_user_cache` says why nothing can be kept.
+    """
+    return (_caches() or Path(os.devnull)) / "flowturbo-studio"
+
+
+def check_user_cache() -> None:
+    """Raise ValueError if there is no folder for what the project keeps of a person's own."""
+    if _caches() is None:
+        raise ValueError(
+            "this user has no home folder to keep it in: name a folder in the environment variable "
+            "XDG_CACHE_HOME"
+        )
+
+
+def _caches() -> Path | None:
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor the system's list of users says
+        return None
+
+
+def is_bundled(folder: Path) -> bool:
+    """Tell whether a folder is that of a model which ships with the project."""
+    return folder.resolve().parent == MODELS_FOLDER.resolve()
 
 
 def model_folder(name_or_path: str | Path) -> Path:
     """Return the folder of a model of the catalogue, by name, or of any other, by path.
 
-    Raises ValueError if there is neither, naming the bundled models, or how to fetch the one.
+    Raises ValueError if there is neither: it says what was named instead (a file, a repository of
+    a hub, an address), or names the bundled models, or how to fetch the one.
     """
-    name = str(name_or_path)
+    if not isinstance(name_or_path, str | Path):
+        raise ValueError(f"a model is a name or a folder's path, not {brief(name_or_path)}")
+    text = str(name_or_path)
+    name = text.rstrip("/")
+    if not name.strip() and text != "/":
+        raise ValueError(f"a model is a name or a folder's path, not {text!r}")
     if name in bundled_models():
         return MODELS_FOLDER / name
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
+    path = os.path.expanduser(text)
+    if os.path.isdir(path):  # which takes any text, unlike Path.is_dir
+        return Path(path)
     for model in HUB_MODELS:
         if model.name == name:
             if model.is_here:
@@ -270,15 +307,48 @@ def model_folder(name_or_path: str | Path) -> Path:
             raise ValueError(
                 f"the weights of {name} are not here yet: python -m flowturbo_core download {name}"
             )
-    raise ValueError(
-        f"there is no model {name!r}: it is neither a folder nor one of the bundled models, "
-        f"{', '.join(bundled_pipelines())}"
+    raise ValueError(_what_is_wanted(text, path))
+
+
+def _what_is_wanted(text: str, path: str) -> str:
+    """Return what to name in place of `text`, which is no model, nor `path` a folder."""
+    named = f"{brief(text, 300)} is"
+    if os.path.basename(path) == "model_index.json" and os.path.isfile(path):
+        return f"{named} a file of a model folder; name the folder, {os.path.dirname(path) or '.'}"
+    if os.path.isfile(path):
+        advice = "name a model folder, one with a model_index.json"
+        if path.lower().endswith(_WEIGHT_FILES):
+            advice += (
+                "; `python -m flowturbo_core convert sit` makes one of a SiT checkpoint, and "
+                "diffusers' from_single_file and save_pretrained make one of Stable Diffusion's"
+            )
+        return f"{named} a file, and a model is a folder: {advice}"
+    repository = re.fullmatch(r"(?:[a-z0-9+]+:/+[^/]+/)?([\w.-]+/[\w.-]+)", text)
+    of_hub = {model.repository: model.name for model in HUB_MODELS}
+    if repository and repository[1] in of_hub:
+        return (
+            f"{named} on a hub; here it is called {of_hub[repository[1]]}: "
+            f"python -m flowturbo_core download {of_hub[repository[1]]}"
+        )
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
+        return f"{named} an address; download the model folder and name that folder"
+    sentence = (
+        f"there is no model {brief(text, 300)}: it is neither a folder nor one of the bundled "
+        f"models, {', '.join(bundled_pipelines())}"
     )
+    if repository and len(text) <= 100 and not text.startswith("."):
+        sentence += (
+            "; if it is a repository of the Hugging Face hub, "
+            f"`hf download {text} --local-dir FOLDER` fetches it, and FOLDER is what to name"
+        )
+    return sentence
 
 
 def read_index(folder: Path, *class_names: str) -> dict[str, Any]:
     """Return the `model_index.json` of a folder, which must describe one of these pipelines."""
     file = folder / "model_index.json"
+    if not file.exists():
+        raise ValueError(_where_the_index_is(folder))
     index = read_json(file)
     if index.get("_class_name") not in class_names:
         raise ValueError(
@@ -286,6 +356,27 @@ def read_index(folder: Path, *class_names: str) -> dict[str, Any]:
         )
     # Of an optional part that is not there, diffusers writes nulls.
     return {name: entry for name, entry in index.items() if entry != [None, None]}
+
+
+def _where_the_index_is(folder: Path) -> str:
+    """Return what to name in place of a folder without an index."""
+    missing = f"{folder} has no model_index.json"
+    if (folder.resolve().parent / "model_index.json").is_file():
+        return f"{missing}, as it is a part of a model; name {folder.resolve().parent}"
+    below = [
+        file.parent
+        for levels in ("*", "*/*")  # of a hub's cache, snapshots/REVISION
+        for file in sorted(folder.glob(f"{levels}/model_index.json"))
+    ]
+    if below:
+        return f"{missing}, but {len(below)} below it: name {below[0]}"
+    found = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    if not found:
+        return f"{missing}: it is empty"
+    return (
+        f"{missing}: a model is a diffusers folder, with its parts in folders of their own, and "
+        f"this holds {', '.join(found[:4])[:200]}{', ...' if len(found) > 4 else ''}"
+    )
 
 
 def _image_size_and_factor(folder: Path, index: dict[str, Any]) -> tuple[int, int]:
@@ -308,7 +399,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise ValueError(f"there is no file {file}")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))  # some editors write a mark
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON: {in_short(error)}") from error
     if not isinstance(content, dict):

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from flowturbo_core.models.autoencoder import (
@@ -22,11 +24,34 @@ from flowturbo_core.models.autoencoder import (
     autoencoder_hash,
     latent_statistics,
 )
+from flowturbo_core.models.catalog import in_short
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.models.storage import check_shapes, load_model, named_class
+from flowturbo_core.models.storage import (
+    WEIGHTS,
+    check_finite,
+    check_shapes,
+    current_name,
+    empty_model,
+    load_model,
+    named_class,
+    require_here,
+    weight_files,
+)
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.convention import require_no_noise_predictor
 
 RELEASED_GUIDED_CHANNELS = 3  # of four: see guidance.PartialGuidance
+
+# Under what trainings nest weights, averaged ones and those that were trained; how deep at most.
+_AVERAGED = ("ema", "params_ema", "model_ema", "ema_model", "ema_state_dict")
+_AS_TRAINED = ("model", "state_dict", "model_state_dict", "params", "module")
+_DEEPEST = 4
+# What DataParallel, torch.compile and Lightning put before every name, in any order; and what
+# torch's AveragedModel adds.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_AVERAGES_COUNTED = "n_averaged"
+# What a part's pickles are called, without their ending.
+PICKLED = (WEIGHTS, "pytorch_model")
 
 
 def convert_sit(
@@ -43,16 +68,13 @@ def convert_sit(
     the number of heads leaves no trace in them. Of a training checkpoint (a dict with `ema` and
     `model`) the averaged weights are taken, or with `raw` the others.
 
-    Raises ValueError, naming the file, for anything but a whole SiT checkpoint, and for an
-    output folder that holds something.
+    The `doubts` of what is returned tell what one evaluation makes doubtful. Raises ValueError,
+    naming the file, for anything but a whole SiT checkpoint, a DiT's among them, and for an output
+    folder that holds something.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} holds something already; --output must be a new folder")
-    kinds = {c.__name__: c for c in (AutoencoderKL, PixelUnshuffleAutoencoderKL)}
-    kind = named_class(vae_folder)
-    if kind not in kinds:
-        raise ValueError(f"{vae_folder} holds a {kind}; allowed are {', '.join(kinds)}")
-    vae = load_model(kinds[kind], vae_folder)
+    vae = _load_autoencoder(vae_folder)
     mean, std = (s.flatten().tolist() for s in latent_statistics(vae))
     trained_on = {
         "guided_channels": RELEASED_GUIDED_CHANNELS,
@@ -68,8 +90,46 @@ def convert_sit(
     pipeline = ClassConditionalPipeline(
         predictor, vae, names, refiner, "H8" if refiner is None else "H1P5R3"
     )
+    require_no_noise_predictor(
+        predictor_file, predictor, pipeline.latent_shape, pipeline.no_condition()
+    )
+    pipeline.doubts = pipeline.measured_doubts()
     pipeline.save_pretrained(output)
     return pipeline
+
+
+def _load_autoencoder(folder: Path) -> AutoencoderKL:
+    """Load an autoencoder from its folder, of safetensors or of pickles."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; --vae is the folder of an autoencoder")
+    if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
+        raise ValueError(f"{folder} is a whole model; name its autoencoder, {folder / 'vae'}")
+    kinds = {c.__name__: c for c in (AutoencoderKL, PixelUnshuffleAutoencoderKL)}
+    kind = named_class(folder)
+    if kind not in kinds:
+        raise ValueError(f"{folder} holds a {kind}; allowed are {', '.join(kinds)}")
+    if weight_files(folder, WEIGHTS) or not (state := read_pickles(folder)):
+        return load_model(kinds[kind], folder)
+    vae = empty_model(kinds[kind], folder)
+    state = {current_name(name): tensor for name, tensor in state.items()}
+    check_shapes(folder, vae, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    vae.load_state_dict(_in_float32(folder, state), assign=True)
+    return vae.eval()
+
+
+def read_pickles(folder: Path, passed_over: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Return the weights of a part that are pickles, one or several; empty where none are.
+
+    What has a name in `passed_over` is left out. Raises ValueError as `read_checkpoint` does.
+    """
+    files = next(filter(None, (weight_files(folder, stem, "bin") for stem in PICKLED)), [])
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        found = read_checkpoint(file, passed_over=passed_over)
+        if twice := sorted(found.keys() & weights.keys()):
+            raise ValueError(f"{file} holds {twice[0]}, which another shard holds too")
+        weights |= found
+    return weights
 
 
 def read_checkpoint(
@@ -77,18 +137,47 @@ def read_checkpoint(
 ) -> dict[str, Tensor]:
     """Return the state dict in a released checkpoint, without running any code it may hold.
 
-    What has a name in `passed_over` is left out, whatever it is. Raises ValueError, naming the
-    file, if it is missing, truncated, no checkpoint, or a pickle of anything but tensors,
-    containers and an `argparse.Namespace`.
+    It may be nested, as trainings save it; of averaged weights and others the averaged are taken,
+    or with `raw` the others. What wrappers put before every name is taken off. What has a name in
+    `passed_over` is left out, whatever it is. Raises ValueError, naming the file, if it is missing,
+    truncated, no checkpoint, or a pickle of anything but tensors, containers and an
+    `argparse.Namespace`.
     """
+    content, taken = _unwrapped(_content_of(file), raw)
+    if raw and not taken:
+        raise ValueError(f"{file}: --raw needs a checkpoint with ema and model")
+    if raw and (averaged := set(taken) & set(_AVERAGED)):
+        raise ValueError(f"{file} has no 'model' weights, only {sorted(averaged)}")
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(v, Tensor) for name, v in content.items()
+    ):
+        raise ValueError(f"{file} does not hold a state dict, a mapping of names to tensors")
+    weights = {
+        name: tensor
+        for name, tensor in _without_prefixes(content).items()
+        if name not in passed_over
+    }
+    for name, tensor in weights.items():
+        _check_plain(f"{file}: {name[:100]}", tensor)
+    return weights
+
+
+def _content_of(file: Path) -> Any:
+    """Return what a pickle or a safetensors file holds. Raises ValueError, naming the file."""
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder; name a checkpoint in it")
+    require_here(file)
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is truncated or damaged: {in_short(error)}") from error
     try:
         with (
             torch.serialization.safe_globals([argparse.Namespace]),
             warnings.catch_warnings(action="ignore"),  # of a file that is refused, one sentence
         ):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {file}") from error
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it wants to run {wanted[1]}" if wanted else "it is damaged or holds code"
@@ -99,21 +188,34 @@ def read_checkpoint(
         raise ValueError(
             f"{file} is truncated or not a checkpoint: {' '.join(str(error).split())[:160]}"
         ) from error
-    if isinstance(content, dict) and ("ema" in content or "model" in content):
-        wanted = "model" if raw or "ema" not in content else "ema"
-        if wanted not in content:
-            raise ValueError(f"{file} has no {wanted!r} weights, only {sorted(map(str, content))}")
-        content = content[wanted]
-    elif raw:
-        raise ValueError(f"{file}: --raw needs a checkpoint with ema and model")
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(v, Tensor) for name, v in content.items()
-    ):
-        raise ValueError(f"{file} does not hold a state dict, a mapping of names to tensors")
-    weights = {name: tensor for name, tensor in content.items() if name not in passed_over}
-    for name, tensor in weights.items():
-        _check_plain(f"{file}: {name[:100]}", tensor)
-    return weights
+
+
+def _unwrapped(content: Any, raw: bool) -> tuple[Any, list[str]]:
+    """Return the innermost weights of nested ones, and the names that led there."""
+    taken: list[str] = []
+    first, second = (_AS_TRAINED, _AVERAGED) if raw else (_AVERAGED, _AS_TRAINED)
+    while isinstance(content, dict) and len(taken) < _DEEPEST:
+        inner = (
+            name
+            for name in (*first, *second)
+            if name in content and not isinstance(content[name], Tensor)
+        )
+        if (name := next(inner, None)) is None:
+            break
+        taken.append(name)
+        content = content[name]
+    return content, taken
+
+
+def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without what wrappers put before all of its names."""
+    state = {name: tensor for name, tensor in state.items() if name != _AVERAGES_COUNTED}
+    while state:
+        common = [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in state)]
+        if not common:
+            break
+        state = {name.removeprefix(common[0]): tensor for name, tensor in state.items()}
+    return state
 
 
 def infer_config(state: dict[str, Tensor], input_multiple: int) -> dict[str, Any]:
@@ -163,16 +265,19 @@ def _convert(
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     check_shapes(file, model, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    model.load_state_dict(_in_float32(file, state), assign=True)
+    return model.eval()
+
+
+def _in_float32(source: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
     # Clones, as a checkpoint may hold one piece of memory under two names.
     state = {
         name: tensor.float().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
     for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{file}: {name} holds values that are not finite in float32")
-    model.load_state_dict(state, assign=True)
-    return model.eval()
+        check_finite(source, name, tensor)
+    return state
 
 
 def _check_plain(name: str, tensor: Tensor) -> None:

@@ -16,18 +16,20 @@ from typing import Any
 from safetensors.torch import save_file
 
 from flowturbo_core.models.catalog import TASKS, TEXTS, read_index
-from flowturbo_core.models.convert import read_checkpoint
+from flowturbo_core.models.convert import PICKLED, read_pickles
+from flowturbo_core.models.storage import (
+    WEIGHTS,
+    has_whole_weights,
+    require_here,
+    weight_files,
+)
 from flowturbo_core.models.text_encoder import POSITIONS, PREFIX
+from flowturbo_core.models.text_encoder import WEIGHTS as TEXT_WEIGHTS
+from flowturbo_core.pipelines.convention import SCHEDULER
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 
-_DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
-# What the weights of each part are called, without their ending: here, and in a pickle.
-_WEIGHTS = {
-    "unet": (_DIFFUSERS, _DIFFUSERS),
-    "refiner": (_DIFFUSERS, _DIFFUSERS),
-    "vae": (_DIFFUSERS, _DIFFUSERS),
-    "text_encoder": (_TRANSFORMERS, "pytorch_model"),
-}
+# What the weights of each part are called, without their ending.
+_WEIGHTS = {"unet": WEIGHTS, "refiner": WEIGHTS, "vae": WEIGHTS, "text_encoder": TEXT_WEIGHTS}
 
 _PASSED_OVER = (POSITIONS, f"{PREFIX}{POSITIONS}")  # whole numbers, which are no weights
 
@@ -55,11 +57,13 @@ def convert_text_to_image(
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
         folder = Path(scratch) / output.name
         folder.mkdir()
-        known = {*TextToImagePipeline.PART_CLASSES, *TextToImagePipeline.SETTINGS}
+        # The scheduler says what the UNet's output is.
+        parts = {*TextToImagePipeline.PART_CLASSES, SCHEDULER}
+        known = {*parts, *TextToImagePipeline.SETTINGS}
         kept = {
             name: value for name, value in index.items() if name in known or name.startswith("_")
         }
-        sources = {name: source / name for name in TextToImagePipeline.PART_CLASSES}
+        sources = {name: source / name for name in parts}
         if refiner is not None:
             kept["refiner"] = ["diffusers", "UNet2DConditionModel"]
             sources["refiner"] = refiner
@@ -78,19 +82,26 @@ def convert_text_to_image(
     return pipeline
 
 
-def _convert_part(source: Path, folder: Path, weights: tuple[str, str] | None) -> None:
+def _convert_part(source: Path, folder: Path, stem: str | None) -> None:
+    """Take a part over, its weights as safetensors: those in full before a variant of them."""
     folder.mkdir()
     for file in source.iterdir():
-        if file.is_file() and file.suffix in (".json", ".txt"):
+        is_setting = file.suffix in (".json", ".txt") and ".index." not in file.name
+        if is_setting and file.is_file() and not file.name.startswith("."):
             shutil.copy2(file, folder / file.name)
-        elif file.is_file() and file.suffix == ".safetensors":
-            _link(file, folder / file.name)
-    if weights is None or any(folder.glob(f"{weights[0]}*.safetensors")):
+    if stem is None:
         return
-    tensors = read_checkpoint(source / f"{weights[1]}.bin", passed_over=_PASSED_OVER)
-    # A copy of each: a pickle may hold two names of one tensor, which safetensors do not.
-    whole = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / f"{weights[0]}.safetensors", metadata={"format": "pt"})
+    files = weight_files(source, stem)
+    is_whole = has_whole_weights(source, stem)
+    has_more = any(has_whole_weights(source, name, "bin") for name in PICKLED)
+    if files and (is_whole or not has_more):
+        for file in (*files, *source.glob(f"{stem}.safetensors.index*.json")):
+            require_here(file)
+            _link(file, folder / file.name)
+    elif tensors := read_pickles(source, _PASSED_OVER):
+        # A copy of each: a pickle may hold two names of one tensor, which safetensors do not.
+        copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        save_file(copies, folder / f"{stem}.safetensors", metadata={"format": "pt"})
 
 
 def _link(file: Path, target: Path) -> None:

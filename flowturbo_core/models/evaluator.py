@@ -1,4 +1,4 @@
-"""The network that looks at Postcards: what is on a picture, and features to compare sets by."""
+"""The network that judges Postcards: it tells attributes, and gives features to compare sets."""
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from flowturbo_core.data.postcards import CLASSES, COLOURS, POSITIONS, TIMES
 
-# What it tells of a picture, and the names it chooses from. A background has neither colour nor
-# position: its label there is NOTHING, and nothing is learnt from it.
+# The attributes that it tells, and the names of each. A background has no colour and no position:
+# its label there is NOTHING, and training ignores it.
 ATTRIBUTES = {"subject": CLASSES, "colour": COLOURS, "time": TIMES, "position": POSITIONS}
 NOTHING = -100
 _STRIDES = 5  # the last map is 128 / 2^5 = 4 a side
@@ -19,7 +19,7 @@ class PostcardsEvaluator(ModelMixin, ConfigMixin):
 
     Args:
         widths: channels after each halving of the side, 128 to 4.
-        feature_size: of the penultimate layer, at most 64.
+        feature_size: width of the penultimate layer, at most 64.
     """
 
     @register_to_config
@@ -47,8 +47,8 @@ class PostcardsEvaluator(ModelMixin, ConfigMixin):
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (B, feature_size) of images (B, 3, 128, 128) in [-1, 1].
 
-        Each is in units of its standard deviation over drawn scenes, `feature_scale`: distances
-        between features then weigh all of them alike, and mean the same for every training.
+        Each feature is divided by its standard deviation over drawn scenes, `feature_scale`. So
+        distances weigh all features alike, and mean the same after every training.
         """
         return self.features(self.levels(images)) / self.feature_scale
 
@@ -58,13 +58,13 @@ class PostcardsEvaluator(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Set `feature_scale` by images (B, 3, 128, 128) in [-1, 1], 1 for what never varies."""
+        """Set `feature_scale` from images (B, 3, 128, 128) in [-1, 1]; 1 for a constant feature."""
         spread = (self(images) * self.feature_scale).std(0)
         self.feature_scale.copy_(torch.where(spread > 0, spread, 1))
 
 
 class _Level(nn.Module):
-    """Halve the side, then look around once more, as a residual."""
+    """Halve the side by a convolution, and add a residual convolution."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """The plans of a model that are worth their time, as tuning found them.
 
-They are in `front.json`, in the user's cache folder or the model's own (`front_files`): every plan
-with its evaluations and the error that it leaves. What it takes differs from machine to machine,
-and is told from those: `FrontPlan.ms`.
+`front.json` holds every plan with its evaluations and its solver error. The file is in the user's
+cache folder or in the folder of the model (`front_files`). The time of a plan differs from machine
+to machine, so it is computed from the evaluations (`FrontPlan.ms`).
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from flowturbo_core.models.catalog import read_json, user_cache
+from flowturbo_core.models.catalog import check_user_cache, read_json, user_cache
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
 from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
 
 FILE_NAME = "front.json"
-_MAX_ERROR = 1_000_000  # of latents whose spread is about 1; more is no number but a mistake
+_MAX_ERROR = 1_000_000  # latents have a spread of about 1: a larger error is a mistake in the file
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class FrontPlan:
         plan: the plan as text, such as H1P5R3.
         predictor_evaluations: for one image.
         refiner_evaluations: for one image.
-        solver_error: root mean square distance of its latents from where the flow leads.
+        solver_error: root mean square distance between its latents and the exact end of the flow.
     """
 
     plan: str
@@ -62,12 +62,12 @@ class FrontPlan:
 
 @dataclass(frozen=True)
 class Front:
-    """The plans that no other beats in both time and error.
+    """The plans that no other plan beats in both time and error.
 
     Args:
-        plans: each once.
-        guidance_scale: the guidance scale under which the errors were measured.
-        others: plans that were measured too, and are not worth their time.
+        plans: the plans of the front, each once.
+        guidance_scale: the guidance scale at which the errors were measured.
+        others: plans that were measured too, but do not belong to the front.
     """
 
     plans: tuple[FrontPlan, ...]
@@ -76,7 +76,7 @@ class Front:
 
     @classmethod
     def of(cls, folder: Path) -> Self | None:
-        """Read the front of the model in a folder; None where nobody had it made.
+        """Read the front of the model in a folder; None if the model was never tuned.
 
         Raises ValueError, in one sentence that names the file, if it is not a front.
         """
@@ -107,21 +107,24 @@ class Front:
 
 
 def front_files(folder: Path) -> tuple[Path, Path]:
-    """Return where the front of the model in `folder` may be, the one to prefer first.
+    """Return the two files that may hold the front of the model in `folder`, the preferred first.
 
-    In the user's cache, as tuning writes it where the folder is not to be written; beside it.
+    One is in the user's cache, where tuning writes if it may not write into the folder. The other
+    is in the folder itself.
     """
     key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     return user_cache() / key / FILE_NAME, folder / FILE_NAME
 
 
 def weights_hash(folder: Path) -> str:
-    """Return a hash of all weights and configs of a model: a front is of the one it was found with.
+    """Return a hash of all weights and configs in a model folder.
 
-    Of an autoencoder that is shared with others, the predictor's config has the hash.
+    A front is valid only for the weights it was found with. A shared autoencoder is not in the
+    folder, but the predictor's config holds its hash.
     """
     names = ("*.safetensors", "config.json", "model_index.json")
-    files = sorted(file for name in names for file in folder.rglob(name))
+    found = (file for name in names for file in folder.rglob(name))
+    files = sorted(file for file in found if not file.name.startswith("."))  # as macOS's ._x
     digest = hashlib.sha256()
     for file in files:
         digest.update(str(file.relative_to(folder)).encode())
@@ -132,7 +135,7 @@ def weights_hash(folder: Path) -> str:
 
 @cache
 def _file_hash(file: Path, modified_ns: int, size: int) -> bytes:
-    """Return the hash of a file; the page asks at every move of a slider."""
+    """Return the hash of a file, cached: the page asks for it at every move of a slider."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 
@@ -140,7 +143,13 @@ def _file_hash(file: Path, modified_ns: int, size: int) -> bytes:
 def writable_front_file(folder: Path) -> Path:
     """Return where tuning saves the front of the model in `folder`."""
     cached, beside = front_files(folder)
-    return beside if os.access(folder, os.W_OK) else cached
+    if os.access(folder, os.W_OK):
+        return beside
+    try:
+        check_user_cache()
+    except ValueError as error:
+        raise ValueError(f"{beside} cannot be written, and {error}; or name an --output") from error
+    return cached
 
 
 def _plans(entries: Any) -> tuple[FrontPlan, ...]:
@@ -155,4 +164,4 @@ def _others(entries: Any) -> tuple[FrontPlan, ...]:
 
 def _check_distinct(names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
-        raise ValueError(f"a plan is named twice in {', '.join(names)}")
+        raise ValueError(f"a plan is named twice in {brief(', '.join(names))}")

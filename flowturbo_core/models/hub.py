@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from flowturbo_core.models.catalog import HUB_MODELS, HubModel, in_short
+from flowturbo_core.models.catalog import HUB_MODELS, HubModel, check_user_cache, in_short
 from flowturbo_core.requests import brief
 
 # The weights of each part in full, as safetensors and as a pickle; variants of fewer bits, or
@@ -82,6 +82,7 @@ def fetch(model: HubModel, endpoint: str | None = None) -> Iterator[Fetched]:
 
     models = model.folder.parent
     try:
+        check_user_cache()
         models.mkdir(parents=True, exist_ok=True)
         with FileLock(models / f".{model.name}.lock", timeout=0):
             if not model.is_here:
@@ -179,6 +180,7 @@ def _settle(model: HubModel, arrived: Path) -> None:
     from flowturbo_core.models.convert_text import convert_text_to_image  # imports torch
 
     settings = {
+        "velocity": "data - noise",  # as InstaFlow's, and their folders do not say it
         "default_plan": model.default_plan,
         "default_guidance_scale": model.default_guidance_scale,
     }

@@ -1,8 +1,8 @@
 """Scalable Interpolant Transformers: the velocity predictor and the velocity refiner.
 
-The architecture of Ma et al., 2401.08740 (that of DiT, Peebles and Xie, 2212.09748), with the
-parameter names of the released SiT checkpoints, so that converting one is renaming a file. The
-refiner is that of FlowTurbo (Zhao et al., 2409.18128, section 3.1).
+The architecture is that of Ma et al., 2401.08740, which is DiT's (Peebles and Xie, 2212.09748).
+Parameters have the names of the released SiT checkpoints, so conversion renames none. The refiner
+is FlowTurbo's (Zhao et al., 2409.18128, section 3.1).
 """
 
 import math
@@ -34,7 +34,7 @@ PRESETS = {
     for patch in (2, 4, 8)
 }
 
-# A config comes from a file: beyond these, building what it describes would take for ever.
+# A config comes from a file. To build a model beyond these sizes would take for ever.
 _LARGEST = {
     "sample_size": 4096,
     "patch_size": 64,
@@ -56,7 +56,7 @@ class _PatchEmbed(nn.Module):
 
 
 class _TimeEmbedder(nn.Module):
-    """Sinusoids of t in [0, 1], times `scale`, and a perceptron."""
+    """Embeds t in [0, 1]: sinusoids of `scale` t, and then a perceptron."""
 
     def __init__(self, width: int, scale: float, num_frequencies: int = 128):
         super().__init__()
@@ -77,7 +77,7 @@ class _TimeEmbedder(nn.Module):
 
 
 class _LabelEmbedder(nn.Module):
-    """One row a class, and a last one for "no class"."""
+    """Embeds labels: one row a class, and a last row for "no class"."""
 
     def __init__(self, num_classes: int, width: int):
         super().__init__()
@@ -131,7 +131,7 @@ class _Block(nn.Module):
         return x + gate_m[:, None] * self.mlp(_modulate(x, shift_m, scale_m))
 
 
-# What diffusers' caches must know of a block, to skip it: `predictor.enable_cache` takes them.
+# diffusers' caches need this to skip a block; `predictor.enable_cache` turns such a cache on.
 TransformerBlockRegistry.register(_Block, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
@@ -146,7 +146,7 @@ class _FinalLayer(nn.Module):
 
 
 class _SiT(ModelMixin, CacheMixin, ConfigMixin):
-    """What predictor and refiner share: patches in, blocks, patches out."""
+    """The part that predictor and refiner share: patches in, blocks, patches out."""
 
     def _build(self, input_channels: int) -> None:
         config = self.config
@@ -171,7 +171,7 @@ class _SiT(ModelMixin, CacheMixin, ConfigMixin):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Set the published initialisation: adaLN-Zero, so that every block starts as identity."""
+        """Initialise as published: adaLN-Zero, by which every block starts as the identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -219,8 +219,8 @@ class SiTPredictor(_SiT):
         time_scale: factor on t before its sinusoids; the released SiT has 1, DiT 1000.
         guided_channels: how many leading channels guidance acts on; None means all.
         latents_mean: what was subtracted from the autoencoder's latents, one number a channel.
-        latents_std: what they were divided by after that.
-        autoencoder_hash: `autoencoder_hash` of the autoencoder the latents came from.
+        latents_std: what the latents were divided by after that, one number a channel.
+        autoencoder_hash: the hash of the autoencoder that made the latents (`autoencoder_hash`).
     """
 
     @register_to_config
@@ -250,9 +250,9 @@ class SiTPredictor(_SiT):
 
 
 class SiTRefiner(_SiT):
-    """The light velocity refiner, r(x, t, v, class): an offset to a velocity v of a moment before.
+    """The light velocity refiner, r(x, t, v, class): an offset to an earlier velocity v.
 
-    The arguments are those of `SiTPredictor`; its input has twice the channels, concat[x, v].
+    The arguments are those of `SiTPredictor`. The input has twice the channels: concat[x, v].
 
     Args:
         variant: how a refiner block combines the offsets, `consistent` or `released`
@@ -276,7 +276,7 @@ class SiTRefiner(_SiT):
     ):
         super().__init__()
         if variant not in REFINER_VARIANTS:
-            raise ValueError(f"refiner variant {variant!r} is not one of {REFINER_VARIANTS}")
+            raise ValueError(f"refiner variant {brief(variant)} is not one of {REFINER_VARIANTS}")
         self._build(input_channels=2 * in_channels)
 
     @property

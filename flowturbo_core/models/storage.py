@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,14 +13,20 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flowturbo_core.files import write_json
 from flowturbo_core.models.catalog import in_short, read_json
 from flowturbo_core.requests import brief, whole_number
 
 # Of the weights that ship: a repository of small files stays easy to push and to fetch.
 _SHIPPED_SHARD_SIZE = "9MB"
 
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
+WEIGHTS = "diffusion_pytorch_model"  # of a part of diffusers', without the ending
 _LFS = b"version https://git-lfs.github.com/spec/"
+# What to do about a pickle where no command of this project reads it.
+AS_SAFETENSORS = (
+    "`safetensors.torch.save_file(torch.load(OLD, weights_only=True), NEW)` makes safetensors of it"
+)
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _FLOATING_POINT = ("F64", "F32", "F16", "BF16")
 # What the attention of an autoencoder was called before, as in Stable Diffusion's.
@@ -57,7 +64,7 @@ def save_to_ship(model: ModelMixin, folder: Path) -> None:
 
 def write_record(record: dict[str, Any], folder: Path) -> None:
     """Write the record of a model's training beside its weights."""
-    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_json(record, folder / "training.json")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -66,14 +73,19 @@ def read_record(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.exists() else {"runs": []}
 
 
-def load_model(model_class: type[Model], folder: Path) -> Model:
+def load_model(
+    model_class: type[Model],
+    folder: Path,
+    advice: str = AS_SAFETENSORS,
+) -> Model:
     """Load a `model_class` from a diffusers folder, in float32 and evaluation mode.
 
     Raises ValueError, naming the file and what is wrong with it: a missing config or shard,
-    a truncated or foreign one, parameters that are missing, left over or of another shape.
+    a truncated or foreign one, parameters that are missing, left over, of another shape or not
+    finite; of a pickle, with `advice` what to do.
     """
-    model = _without_weights(model_class, folder)
-    files = _weight_files(folder)
+    model = empty_model(model_class, folder)
+    files = safetensors_files(folder, WEIGHTS, advice)
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         found = _shapes_in(file)
@@ -84,6 +96,12 @@ def load_model(model_class: type[Model], folder: Path) -> Model:
     state = {name: tensor for file in files for name, tensor in _tensors_in(file)}
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def check_finite(file: Path, name: str, tensor: Tensor) -> None:
+    """Raise ValueError if a number of a parameter, read from `file`, is none."""
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{file}: {name} holds values that are not finite in float32")
 
 
 def check_shapes(
@@ -110,7 +128,7 @@ def named_class(folder: Path) -> str:
     return name
 
 
-def _without_weights(model_class: type[Model], folder: Path) -> Model:
+def empty_model(model_class: type[Model], folder: Path) -> Model:
     """Build what the config describes with no memory for its weights, which may not fit."""
     file, name = folder / "config.json", named_class(folder)
     if name != model_class.__name__:
@@ -130,39 +148,97 @@ def _without_weights(model_class: type[Model], folder: Path) -> Model:
         raise ValueError(f"{file} describes no {name}: {in_short(error)}") from error
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / f"{_WEIGHTS}.index.json"
-    if not index.exists():
-        return [folder / _WEIGHTS]
-    # Which parameter the index says is where does not matter: what counts is what shards hold.
+def has_whole_weights(folder: Path, stem: str, ending: str = "safetensors") -> bool:
+    """Tell whether a folder has a part's weights under their plain name, not only a variant's."""
+    names = (f"{stem}.{ending}", f"{stem}.{ending}.index.json")
+    return any((folder / name).is_file() for name in names)
+
+
+def weight_files(folder: Path, stem: str, ending: str = "safetensors") -> list[Path]:
+    """Return the files of a part's weights: one or, by their index, several.
+
+    They are `stem.ending`, or a variant of it that stands alone, such as `stem.fp16.ending`; none
+    where there are none. Raises ValueError for several variants, and for an index that is none.
+    """
+    # Which parameter an index says is where does not matter: what counts is what shards hold.
+    index, file = folder / f"{stem}.{ending}.index.json", folder / f"{stem}.{ending}"
+    if index.is_file():
+        return _shards(index, ending)
+    if file.is_file():
+        return [file]
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob(f"{stem}.*")):
+        variant = re.escape(f"{stem}.") + r"([\w-]+)" + re.escape(f".{ending}")
+        indexed = re.escape(f"{stem}.{ending}.index.") + r"([\w-]+)\.json"
+        if match := re.fullmatch(indexed, path.name):
+            found[match[1]] = _shards(path, ending)
+        elif (match := re.fullmatch(variant, path.name)) and not _SHARD.search(path.name):
+            found.setdefault(match[1], [path])
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder} has {file.name} in {len(found)} variants, {', '.join(sorted(found))}: "
+            f"rename the one to use to {file.name}"
+        )
+    shards = [path.name for path in sorted(folder.glob(f"{stem}*")) if _SHARD.search(path.name)]
+    if not found and any(name.endswith(f".{ending}") for name in shards):
+        raise ValueError(f"{folder} has the shard {shards[0]}, and lacks {index.name}")
+    return next(iter(found.values()), [])
+
+
+def _shards(index: Path, ending: str) -> list[Path]:
     shards = read_json(index).get("weight_map")
     names = list(shards.values()) if isinstance(shards, dict) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise ValueError(f"{index} has no weight_map from parameters to files beside it")
-    return [folder / name for name in sorted(set(names))]
+    if foreign := sorted(name for name in names if not name.endswith(f".{ending}")):
+        raise ValueError(f"{index} names {foreign[0]}, and its shards must be .{ending} files")
+    return [index.parent / name for name in sorted(set(names))]
 
 
-def require_weights(file: Path) -> None:
-    """Raise ValueError if there is no such file; beside a pickle, with what converts that.
+def safetensors_files(folder: Path, stem: str, advice: str) -> list[Path]:
+    """Return the files of a part's weights, all there, and all safetensors.
 
-    A file that only stands for one, until Git LFS fetches that, is none either.
+    Raises ValueError where one is not; beside a pickle, with `advice`, what converts that.
     """
-    if file.is_file():
-        with file.open("rb") as stream:
-            if stream.read(len(_LFS)) == _LFS:
-                raise ValueError(f"{file} is not here yet, but on Git LFS: git lfs pull")
-        return
-    pickles = sorted(path.name for kind in _PICKLES for path in file.parent.glob(f"*{kind}"))
+    files = weight_files(folder, stem) or [folder / f"{stem}.safetensors"]
+    for file in files:
+        _require(file, advice)
+    return files
+
+
+def is_pointer(file: Path) -> bool:
+    """Tell whether a file only stands for one, until Git LFS fetches that."""
+    with file.open("rb") as stream:
+        return stream.read(len(_LFS)) == _LFS
+
+
+def require_here(file: Path) -> None:
+    """Raise ValueError if there is no such file, or it only stands for one."""
+    if not file.is_file():
+        raise ValueError(f"there is no file {file}")
+    if is_pointer(file):
+        raise ValueError(f"{file} is not here yet, but on Git LFS: git lfs pull")
+
+
+def _require(file: Path, advice: str) -> None:
+    pickles = (
+        []
+        if file.is_file()
+        else sorted(
+            path.name
+            for kind in _PICKLES
+            for path in file.parent.glob(f"*{kind}")
+            if not path.name.startswith(".")  # macOS writes ._x.bin of an x.bin
+        )
+    )
     if pickles:
         raise ValueError(
-            f"{file.parent} has {pickles[0]}, a pickle, which could run code: "
-            "`python -m flowturbo_core convert-text` makes safetensors of it"
+            f"{file.parent} has {pickles[0]}, a pickle, which could run code: {advice}"
         )
-    raise ValueError(f"there is no file {file}")
+    require_here(file)
 
 
 def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
-    require_weights(file)
     shapes = {}
     try:
         with safe_open(file, "pt") as shard:
@@ -173,7 +249,7 @@ def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
                         f"{file}: {name} is {tensor.get_dtype()}, not one of "
                         f"{', '.join(_FLOATING_POINT)}"
                     )
-                shapes[_current(name)] = tuple(tensor.get_shape())
+                shapes[current_name(name)] = tuple(tensor.get_shape())
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is truncated or damaged: {in_short(error)}") from error
     return shapes
@@ -183,10 +259,13 @@ def _tensors_in(file: Path) -> Iterable[tuple[str, Tensor]]:
     with safe_open(file, "pt") as shard:
         for name in shard.keys():  # noqa: SIM118 - it is no mapping
             # A copy, as what is read may be a window onto the file, which can change.
-            yield _current(name), shard.get_tensor(name).to(torch.float32, copy=True)
+            tensor = shard.get_tensor(name).to(torch.float32, copy=True)
+            check_finite(file, name, tensor)
+            yield current_name(name), tensor
 
 
-def _current(name: str) -> str:
+def current_name(name: str) -> str:
+    """Return what a parameter is called today."""
     for old, new in _RENAMED.items():
         name = name.replace(old, new)
     return name

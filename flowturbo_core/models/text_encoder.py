@@ -12,11 +12,17 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
+from flowturbo_core.checks import brief
 from flowturbo_core.models.catalog import in_short, read_json
-from flowturbo_core.models.storage import check_shapes, require_weights
+from flowturbo_core.models.storage import (
+    AS_SAFETENSORS,
+    check_finite,
+    check_shapes,
+    safetensors_files,
+)
 from flowturbo_core.requests import whole_number
 
-_WEIGHTS = "model.safetensors"
+WEIGHTS = "model"  # without the ending
 # What is read of a text encoder's config. Of the rest, some would have transformers look for code
 # or files elsewhere: attention kernels, quantization, adapters.
 _SETTINGS = (
@@ -42,16 +48,19 @@ _HOW_IT_WAS_LOADED = ("is_local", "local_files_only", "truncation_side")
 PREFIX, POSITIONS = "text_model.", "embeddings.position_ids"
 
 
-def load_text_encoder(folder: Path) -> CLIPTextModel:
+def load_text_encoder(folder: Path, advice: str = AS_SAFETENSORS) -> CLIPTextModel:
     """Load a CLIPTextModel from a transformers folder, in float32 and evaluation mode.
 
-    Raises ValueError, naming the folder and what is wrong with it.
+    Raises ValueError, naming the folder and what is wrong with it; of a pickle, with `advice` what
+    to do.
     """
     file = folder / "config.json"
     content = read_json(file)
     if content.get("model_type") != "clip_text_model":
         raise ValueError(f"{file} describes no CLIPTextModel")
-    tensors = _tensors_in(folder / _WEIGHTS)
+    tensors: dict[str, Tensor] = {}
+    for shard in safetensors_files(folder, WEIGHTS, advice):
+        _add_tensors(tensors, shard)
     try:
         whole_number("num_hidden_layers", content.get("num_hidden_layers", 12), 1, 64)
         settings = {name: content[name] for name in _SETTINGS if name in content}
@@ -68,14 +77,12 @@ def load_text_encoder(folder: Path) -> CLIPTextModel:
     return model.eval()
 
 
-def _tensors_in(file: Path) -> dict[str, Tensor]:
-    """Return the parameters in a file, in float32, by their names of today."""
-    require_weights(file)
+def _add_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """Add the parameters in a file to `tensors`, in float32, by their names of today."""
     try:
         found = load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is truncated or damaged: {in_short(error)}") from error
-    tensors: dict[str, Tensor] = {}
     for name, tensor in found.items():
         current = name.removeprefix(PREFIX)
         if current == POSITIONS:
@@ -83,10 +90,10 @@ def _tensors_in(file: Path) -> dict[str, Tensor]:
         if not tensor.is_floating_point():
             raise ValueError(f"{file}: {name} is {tensor.dtype}, which no parameter is")
         if current in tensors:
-            raise ValueError(f"{file} holds {current} twice, under two names")
+            raise ValueError(f"{file} holds {current} twice, under two names or in two shards")
         # A copy, as what is read may be a window onto the file, which can change.
         tensors[current] = tensor.to(torch.float32, copy=True)
-    return tensors
+        check_finite(file, name, tensors[current])
 
 
 def save_text_encoder(text_encoder: CLIPTextModel, folder: Path) -> None:
@@ -123,7 +130,7 @@ def _check_words(tokenizer: CLIPTokenizer) -> None:
     words = model["vocab"].keys() - alone - tokenizer.added_tokens_encoder.keys()
     if missing := sorted(words - made):
         raise ValueError(
-            f"no merges make {len(missing)} words of its vocabulary, such as {missing[0]!r}"
+            f"no merges make {len(missing)} words of its vocabulary, such as {brief(missing[0])}"
         )
 
 

@@ -2,7 +2,7 @@
 
 InstaFlow's network (Liu et al., 2309.06380) is Stable Diffusion's UNet2DConditionModel, with time
 1000 (1 - t): t runs from noise to data here, its timestep from data to noise. Its output is the
-velocity as is.
+velocity as is; that of the flow models of diffusers, its negative.
 """
 
 from typing import Any
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 class UNetPredictor(nn.Module):
     """A velocity model `predictor(x, t, condition) -> v` around a UNet.
 
-    The condition is text embeddings (B, tokens, width).
+    The condition is text embeddings (B, tokens, width). `is_turned` says that the UNet's output is
+    noise - data.
     """
 
-    def __init__(self, unet: UNet2DConditionModel):
+    def __init__(self, unet: UNet2DConditionModel, is_turned: bool = False):
         super().__init__()
-        self.unet = unet
+        self.unet, self.is_turned = unet, is_turned
 
     @property
     def config(self) -> FrozenDict:
@@ -45,7 +46,8 @@ class UNetPredictor(nn.Module):
     def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Return the velocity (B, C, h, w) of latents x (B, C, h, w) at times t, () or (B,)."""
         timesteps = (1 - t.float()) * 1000
-        return self.unet(x, timesteps, condition.to(x.dtype), return_dict=False)[0]
+        output = self.unet(x, timesteps, condition.to(x.dtype), return_dict=False)[0]
+        return -output if self.is_turned else output
 
 
 class UNetRefiner(UNetPredictor):

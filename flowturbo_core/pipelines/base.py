@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,13 @@ from torch import Tensor
 
 from flowturbo_core.compile import can_compile
 from flowturbo_core.devices import DTYPES, resolve_device, resolve_dtype
-from flowturbo_core.guidance import GuidedPredictor, GuidedRefiner, Unguided, choose_guidance
+from flowturbo_core.guidance import (
+    GuidedPredictor,
+    GuidedRefiner,
+    Unguided,
+    choose_guidance,
+    guidance_warnings,
+)
 from flowturbo_core.images import to_pil
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
@@ -30,10 +37,12 @@ from flowturbo_core.models.catalog import (
     DEFAULT_GUIDANCE_SCALE,
     DEFAULT_PLAN,
     bundled_models,
+    is_bundled,
     model_folder,
     read_index,
 )
 from flowturbo_core.models.storage import load_model, named_class, save_model
+from flowturbo_core.pipelines.convention import Convention, cosine_with_noise, doubts_of
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
 from flowturbo_core.sampler import Job, Step, build_steps, sample
@@ -105,6 +114,8 @@ class FlowPipeline:
     REQUEST: ClassVar[type]
     # What the index may say that it describes.
     INDEX_CLASSES: ClassVar[tuple[str, ...]] = ()
+    # What to do about a velocity of the other sign.
+    TURNED_SIGN_ADVICE: ClassVar[str] = ""
     # What it says beside its parts: what it must say, and what it may.
     REQUIRED_SETTINGS: ClassVar[tuple[str, ...]] = ()
     SETTINGS: ClassVar[tuple[str, ...]] = ("default_plan", "default_guidance_scale")
@@ -122,7 +133,8 @@ class FlowPipeline:
         self.default_guidance_scale = real_number(
             "default_guidance_scale", default_guidance_scale, 0, MAX_GUIDANCE_SCALE
         )
-        self._doubts: tuple[str, ...] = ()
+        # What makes it doubtful that pictures of a folder's model will be any, or as expected.
+        self.doubts: tuple[str, ...] = ()
         self._warmed_up: set[Any] = set()
         self._steps: dict[Any, dict[str, Step]] = {}
         self._is_compiled = False
@@ -189,8 +201,27 @@ class FlowPipeline:
         raise NotImplementedError  # pragma: no cover
 
     def warnings(self, request: Any) -> list[str]:
-        """Return what a person should know of a request that is served as far as it can be."""
-        return list(self._doubts)
+        """Return what a person should know of a request that is served as far as it can be.
+
+        That is what is doubtful of the model's folder, and guidance that may mean something else
+        than was meant.
+        """
+        config = self.predictor.config
+        guided, channels = config.get("guided_channels"), config.in_channels
+        return [
+            *self.doubts,
+            *guidance_warnings(
+                request.guidance_scale,
+                request.THING,
+                getattr(request, "negative_prompt", ""),
+                None if guided in (None, channels) else (guided, channels),
+            ),
+        ]
+
+    def _warn(self, request: Any) -> None:
+        """Tell the caller of a public method what `warnings` says of a request."""
+        for text in self.warnings(request):
+            warnings.warn(text, stacklevel=3)
 
     def job(self, request: Any) -> Job:
         """Return the job of a request."""
@@ -321,9 +352,18 @@ class FlowPipeline:
         save_model(part, folder)
 
     @classmethod
-    def doubts(cls, folder: Path, index: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return what makes it doubtful that pictures of a folder's model will be any."""
-        return ()
+    def convention(cls, folder: Path, index: Mapping[str, Any]) -> Convention:
+        """Return what a folder of this index says of its model's output."""
+        return Convention(is_said=is_bundled(folder))
+
+    def no_condition(self) -> Tensor:
+        """Return the condition (1, ...) of one image of nothing in particular."""
+        raise NotImplementedError  # pragma: no cover
+
+    def measured_doubts(self) -> tuple[str, ...]:
+        """Return what one evaluation makes doubtful of a model whose folder does not say it."""
+        cosine = cosine_with_noise(self.predictor, self.latent_shape, self.no_condition())
+        return doubts_of(cosine, self.TURNED_SIGN_ADVICE)
 
     @classmethod
     def from_pretrained(
@@ -337,10 +377,9 @@ class FlowPipeline:
         Raises ValueError, naming the folder, if a part is missing, broken or not allowed.
         """
         device, dtype = resolve_device(str(device)), _number_format(dtype)
-        if not isinstance(name_or_path, str | Path):
-            raise ValueError(f"a model is a name or a folder's path, not {brief(name_or_path)}")
         folder = model_folder(name_or_path)
         index = read_index(folder, *cls.INDEX_CLASSES)
+        convention = cls.convention(folder, index)
         for name in cls.PART_CLASSES:
             if name not in index and name != "refiner":
                 raise ValueError(f"{folder / 'model_index.json'} names no {name}")
@@ -354,11 +393,14 @@ class FlowPipeline:
                 raise ValueError(f"{folder / 'model_index.json'} has no {name}")
         names = (*cls.REQUIRED_SETTINGS, *cls.SETTINGS)
         settings = {name: index[name] for name in names if name in index}
+        if "velocity" in names:
+            settings["velocity"] = convention.velocity
         try:
             pipeline = cls(**parts, **settings).to(device, dtype)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
-        pipeline._doubts = cls.doubts(folder, index)
+        measured = () if convention.is_said else pipeline.measured_doubts()
+        pipeline.doubts = (*convention.doubts, *measured)
         return pipeline
 
     def save_pretrained(self, folder: str | Path) -> None:

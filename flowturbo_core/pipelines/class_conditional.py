@@ -1,14 +1,17 @@
 """Images of a class: a SiT, perhaps its refiner, and an autoencoder."""
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from flowturbo_core.guidance import as_float32
 from flowturbo_core.models.catalog import DEFAULT_GUIDANCE_SCALE, DEFAULT_PLAN
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
+from flowturbo_core.models.storage import load_model
 from flowturbo_core.pipelines.base import AUTOENCODERS, FlowPipeline, Output, Progress
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import ClassConditionalRequest, check_class_names
@@ -93,6 +96,18 @@ class ClassConditionalPipeline(FlowPipeline):
         labels = [(first + k) % len(self.class_names) for k in range(count)]
         return self.request(labels, guidance_scale=guidance_scale, seed=seed)
 
+    @classmethod
+    def load_part(cls, part_class: type, folder: Path) -> Any:
+        """Load a part, in float32. Raises ValueError, naming the folder, if it is broken."""
+        advice = (
+            "`python -m flowturbo_core convert sit` reads it, as --predictor, --refiner or --vae"
+        )
+        return load_model(part_class, folder, advice)
+
+    def no_condition(self) -> Tensor:
+        """Return the label (1,) of no class."""
+        return torch.tensor([self.predictor.null_label], device=self.device)
+
     def job(
         self,
         request: ClassConditionalRequest,
@@ -105,8 +120,7 @@ class ClassConditionalPipeline(FlowPipeline):
         noise = self.noise(self.latent_shape, seeds, generator, latents)
         class_labels = torch.tensor(labels, device=self.device)
         null_labels = torch.full_like(class_labels, self.predictor.null_label)
-        # As a float32, which is what the loop is given and chooses its guidance by.
-        guidance_scale = float(torch.tensor(request.guidance_scale, dtype=torch.float32))
+        guidance_scale = as_float32(request.guidance_scale)
         condition = self.guidance(guidance_scale).pair(class_labels, null_labels)
         return generate(noise, condition, guidance_scale)
 
@@ -122,6 +136,7 @@ class ClassConditionalPipeline(FlowPipeline):
     ) -> Iterator[Progress]:
         """Generate as `__call__` does, yielding after each block; `decode` shows its latents."""
         request = self.request(class_labels, plan, guidance_scale, num_images, seed)
+        self._warn(request)
         return self.run(self.job(request, generator, latents), request.plan)
 
     def __call__(
@@ -140,7 +155,8 @@ class ClassConditionalPipeline(FlowPipeline):
         Args:
             class_labels: labels or names; images come in their order.
             plan: a plan such as "H1P5R3"; None takes the model's default.
-            guidance_scale: classifier-free guidance, 1 is none; None takes the model's default.
+            guidance_scale: classifier-free guidance; 1 is none, 0 leaves the class out, with a
+                warning; None takes the model's default.
             num_images: images for each label.
             seed: image k draws its noise from seed + k, unless a generator or latents are given.
             generator: one source for the noise of all images, instead of the seed.
@@ -151,4 +167,5 @@ class ClassConditionalPipeline(FlowPipeline):
         overflows (possible in float16).
         """
         request = self.request(class_labels, plan, guidance_scale, num_images, seed)
+        self._warn(request)
         return self.finish(self.job(request, generator, latents), request.plan, output_type)

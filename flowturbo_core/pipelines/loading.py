@@ -8,7 +8,6 @@ from flowturbo_core.models.catalog import model_folder, read_index
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
-from flowturbo_core.requests import brief
 
 
 def load_pipeline(
@@ -20,8 +19,6 @@ def load_pipeline(
 
     Raises ValueError, naming the folder, if it is none that is known here, or broken.
     """
-    if not isinstance(name_or_path, str | Path):
-        raise ValueError(f"a model is a name or a folder's path, not {brief(name_or_path)}")
     kinds = (ClassConditionalPipeline, TextToImagePipeline)
     by_name = {name: kind for kind in kinds for name in kind.INDEX_CLASSES}
     index = read_index(model_folder(name_or_path), *by_name)

@@ -1,7 +1,6 @@
 """Images of a text: a UNet, perhaps its refiner, an autoencoder, and a text encoder."""
 
 import copy
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -12,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from flowturbo_core.guidance import as_float32
 from flowturbo_core.models.autoencoder import downsampling_factor
 from flowturbo_core.models.catalog import (
     DEFAULT_GUIDANCE_SCALE,
@@ -19,10 +19,10 @@ from flowturbo_core.models.catalog import (
     EXAMPLE_PROMPTS,
     TASKS,
     TEXTS,
-    read_json,
 )
 from flowturbo_core.models.lora import add_lora
 from flowturbo_core.models.sit import REFINER_VARIANTS
+from flowturbo_core.models.storage import load_model
 from flowturbo_core.models.text_encoder import (
     cut_off,
     embed,
@@ -35,6 +35,13 @@ from flowturbo_core.models.text_encoder import (
 )
 from flowturbo_core.models.unet import UNetPredictor, UNetRefiner
 from flowturbo_core.pipelines.base import AUTOENCODERS, FlowPipeline, Output, Progress
+from flowturbo_core.pipelines.convention import (
+    DIFFUSERS_VELOCITY,
+    VELOCITIES,
+    VELOCITY,
+    Convention,
+    read_convention,
+)
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_SIDE, TextToImageRequest, brief, whole_number
 from flowturbo_core.sampler import Job
@@ -57,9 +64,10 @@ class TextToImagePipeline(FlowPipeline):
     pipeline("a red sailboat at sunset", plan="H1P6R3", seed=0).images[0].save("sailboat.png")
     ```
 
-    Loads folders whose index says RectifiedFlowPipeline, as InstaFlow's do (Liu et al.,
-    2309.06380), or StableDiffusionPipeline, if their UNet predicts a velocity: `warnings` has it
-    where their scheduler says otherwise. What else such a folder has is passed over.
+    Loads folders whose index says RectifiedFlowPipeline or InstaFlowPipeline, as InstaFlow's do
+    (Liu et al., 2309.06380), or StableDiffusionPipeline, if their UNet predicts a velocity: its
+    sign is found out from their scheduler, and `warnings` has it where that says otherwise, or
+    where it says nothing and one evaluation does. What else such a folder has is passed over.
 
     Args:
         unet: the velocity model.
@@ -70,6 +78,8 @@ class TextToImagePipeline(FlowPipeline):
         default_plan: the plan where none is given.
         default_guidance_scale: the guidance scale where none is given.
         refiner_variant: how a refiner block combines the offsets, `consistent` or `released`.
+        velocity: what the UNet gives, "data - noise", as InstaFlow's and ours, or "noise - data",
+            as those of diffusers' flow schedulers; a refiner's offset is always to the former.
 
     Raises ValueError if the parts do not belong together.
     """
@@ -83,7 +93,11 @@ class TextToImagePipeline(FlowPipeline):
     }
     REQUEST: ClassVar = TextToImageRequest
     INDEX_CLASSES: ClassVar = tuple(name for name, task in TASKS.items() if task == TEXTS)
-    SETTINGS: ClassVar = (*FlowPipeline.SETTINGS, "refiner_variant")
+    TURNED_SIGN_ADVICE: ClassVar = (
+        f'; if its velocity is {DIFFUSERS_VELOCITY}, "velocity": "{DIFFUSERS_VELOCITY}" in its '
+        "model_index.json says so"
+    )
+    SETTINGS: ClassVar = (*FlowPipeline.SETTINGS, "refiner_variant", "velocity")
 
     def __init__(
         self,
@@ -95,20 +109,23 @@ class TextToImagePipeline(FlowPipeline):
         default_plan: str = DEFAULT_PLAN,
         default_guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
         refiner_variant: str = "consistent",
+        velocity: str = VELOCITY,
     ):
+        if velocity not in VELOCITIES:
+            raise ValueError(f"velocity {brief(velocity)} is not one of {VELOCITIES}")
         if refiner_variant not in REFINER_VARIANTS:
             raise ValueError(
                 f"refiner_variant {brief(refiner_variant)} is not one of {REFINER_VARIANTS}"
             )
         super().__init__(
-            UNetPredictor(unet),
+            UNetPredictor(unet, is_turned=velocity == DIFFUSERS_VELOCITY),
             vae,
             None if refiner is None else UNetRefiner(refiner, refiner_variant),
             default_plan,
             default_guidance_scale,
         )
         self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
-        self.refiner_variant = refiner_variant
+        self.refiner_variant, self.velocity = refiner_variant, velocity
         # What a tokenizer cuts and pads is part of its state; texts are measured by any thread.
         self._measure = copy.deepcopy(tokenizer)
         _check_parts(unet, vae, text_encoder, tokenizer, refiner)
@@ -119,29 +136,23 @@ class TextToImagePipeline(FlowPipeline):
         return parts | {"refiner": self.refiner.unet} if "refiner" in parts else parts
 
     @classmethod
-    def doubts(cls, folder: Path, index: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return what makes it doubtful that a folder's UNet predicts the velocity of a flow."""
-        file = folder / "scheduler" / "scheduler_config.json"
-        if index["_class_name"] != "StableDiffusionPipeline" or not file.is_file():
-            return ()
-        config = read_json(file)
-        if str(config.get("_class_name")).startswith("FlowMatch"):
-            return ()
-        # Without it, as in the first of these folders, diffusers' own take it for the noise.
-        predicted = config.get("prediction_type", "epsilon")
-        return (
-            f"this folder's scheduler takes the UNet's output for {brief(predicted)}: unless it "
-            "was trained as a flow, its pictures are noise",
-        )
+    def convention(cls, folder: Path, index: Mapping[str, Any]) -> Convention:
+        """Return what a folder, its index or its scheduler, says of its UNet's output."""
+        return read_convention(folder, index)
+
+    def no_condition(self) -> Tensor:
+        """Return the embedding (1, tokens, width) of no text."""
+        return self.embed([""])
 
     @classmethod
     def load_part(cls, part_class: type, folder: Path) -> Any:
         """Load a part, in float32. Raises ValueError, naming the folder, if it is broken."""
-        if part_class is CLIPTextModel:
-            return load_text_encoder(folder)
         if part_class is CLIPTokenizer:
             return load_tokenizer(folder)
-        return super().load_part(part_class, folder)
+        advice = "`python -m flowturbo_core convert-text` makes a copy of the model in safetensors"
+        if part_class is CLIPTextModel:
+            return load_text_encoder(folder, advice)
+        return load_model(part_class, folder, advice)
 
     @classmethod
     def save_part(cls, part: Any, folder: Path) -> None:
@@ -203,15 +214,15 @@ class TextToImagePipeline(FlowPipeline):
         return self.request(texts, guidance_scale=guidance_scale, seed=seed)
 
     def warnings(self, request: TextToImageRequest) -> list[str]:
-        """Return what a person should know: of each text, the end that is not read.
+        """Return what a person should know of a request that is served as far as it can be."""
+        return [*super().warnings(request), *self.cut_warnings(request)]
 
-        Before that, the `doubts` of its folder.
-        """
+    def cut_warnings(self, request: TextToImageRequest) -> list[str]:
+        """Return of each text the end that is not read."""
         texts = dict.fromkeys((*request.prompts, request.negative_prompt))
         ends = (cut_off(text, self._measure, self.window) for text in texts)
         read = f"only the first {self.window - 2} tokens of a text are read"
-        cut = (f"{read}; left out: {brief(end)}" for end in ends if end)
-        return [*super().warnings(request), *cut]
+        return [f"{read}; left out: {brief(end)}" for end in ends if end]
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
@@ -232,8 +243,7 @@ class TextToImagePipeline(FlowPipeline):
         shape = (self.latent_shape[0], request.height // factor, request.width // factor)
         seeds = range(request.seed, request.seed + len(texts))
         noise = self.noise(shape, seeds, generator, latents)
-        # As a float32, which is what the loop is given and chooses its guidance by.
-        guidance_scale = float(torch.tensor(request.guidance_scale, dtype=torch.float32))
+        guidance_scale = as_float32(request.guidance_scale)
         embedded = self.embed([*texts, *[request.negative_prompt] * len(texts)])
         condition = self.guidance(guidance_scale).pair(*embedded.chunk(2))
         return generate(noise, condition, guidance_scale)
@@ -279,7 +289,8 @@ class TextToImagePipeline(FlowPipeline):
                 tokenizer's window is cut, with a warning.
             negative_prompt: what guidance leads away from.
             plan: a plan such as "H1P6R3"; None takes the model's default.
-            guidance_scale: classifier-free guidance, 1 is none; None takes the model's default.
+            guidance_scale: classifier-free guidance; 1 is none, 0 leaves the prompt out, with a
+                warning; None takes the model's default.
             num_images: images for each prompt.
             seed: image k draws its noise from seed + k, unless a generator or latents are given.
             height: in pixels, a multiple of the autoencoder's factor, 8; None takes the size
@@ -297,10 +308,6 @@ class TextToImagePipeline(FlowPipeline):
         )
         self._warn(request)
         return self.finish(self.job(request, generator, latents), request.plan, output_type)
-
-    def _warn(self, request: TextToImageRequest) -> None:
-        for text in self.warnings(request):
-            warnings.warn(text, stacklevel=3)
 
 
 def _check_parts(

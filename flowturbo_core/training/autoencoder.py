@@ -18,7 +18,7 @@ from flowturbo_core.training.loop import Objective
 class AutoencoderObjective(Objective):
     """Minimise p(D(z) - x) + w_g p(grad D(z) - grad x) + w_kl KL(q(z | x) || N(0, I)), z ~ q.
 
-    p is `penalty`. The gradient term, on differences between neighbouring pixels, is what keeps
+    p is `penalty`. The gradient term acts on differences between neighbouring pixels. It keeps
     edges crisp.
     """
 
@@ -35,7 +35,7 @@ class AutoencoderObjective(Objective):
         self.gradient_weight, self.kl_weight = gradient_weight, kl_weight
 
     def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the losses of a batch: images (B, 3, H, W) uint8, and labels, which are unused."""
+        """Return the losses of a batch: images (B, 3, H, W) uint8, and labels, which it ignores."""
         images = batch[0].float() / 127.5 - 1
         posterior = self.model.encode(images).latent_dist
         error = self.model.decode(posterior.sample(generator)).sample.float() - images
@@ -64,7 +64,7 @@ class AutoencoderObjective(Objective):
     def export(self, folder: Path, record: dict[str, Any]) -> None:
         """Save the autoencoder with the statistics of its latents, and its PSNR on unseen scenes.
 
-        Everything is measured on the weights as stored, float16.
+        Statistics and PSNR are measured on the weights as stored, in float16.
         """
         stored = type(self.model).from_config(self.model.config)
         stored.load_state_dict({k: v.half().float() for k, v in self.model.state_dict().items()})
@@ -79,8 +79,8 @@ class AutoencoderObjective(Objective):
 def penalty(error: Tensor, square_weight: float = 10.0) -> Tensor:
     """Return the mean of |e| + w e^2.
 
-    On flat areas, most of a picture, only |e| counts, and makes them exact; e^2 dominates on
-    edges. With |e| alone, edges drown in the many small errors and stay soft for hours.
+    Most of a picture is flat: there only |e| counts, and makes the areas exact. On edges e^2
+    dominates. With |e| alone, many small errors outweigh the edges, which stay soft for hours.
     """
     return error.abs().mean() + square_weight * error.square().mean()
 

@@ -1,4 +1,4 @@
-"""What `train` does for each part: a recipe's models and data, put together and run."""
+"""Runs a training of each part: it puts the models and the data of a recipe together."""
 
 import dataclasses
 from pathlib import Path
@@ -9,23 +9,27 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from flowturbo_core.data.folders import Squares, read_captions
+from flowturbo_core.checks import brief
+from flowturbo_core.data.captions import read_captions
+from flowturbo_core.data.folders import Squares
 from flowturbo_core.data.latents import encoded_once
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.data.scenes import SHEET_SEED, cached_latents
 from flowturbo_core.devices import resolve_device
+from flowturbo_core.files import check_folder
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
     autoencoder_hash,
     downsampling_factor,
     latent_statistics,
 )
-from flowturbo_core.models.catalog import model_folder
+from flowturbo_core.models.catalog import model_folder, read_index
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import Model, load_model, read_record
 from flowturbo_core.models.text_encoder import load_text_encoder, load_tokenizer
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.pipelines.convention import VELOCITY, read_convention
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.requests import whole_number
 from flowturbo_core.training.autoencoder import AutoencoderObjective
@@ -43,8 +47,8 @@ from flowturbo_core.training.text import (
     with_prompts,
 )
 
-# Every run has its own stretch of the endless scenes, so that a later run, with another seed,
-# continues on scenes the model has never seen.
+# Every seed has a stretch of the endless scenes, so a run with another seed continues on scenes
+# that the model has never seen.
 SCENES_PER_SEED = 10_000_000
 _TOKENIZED_SCENES = 20_000  # whose prompts hold every word many times
 _PIXELS_ENCODED = 2**20  # of pictures together: four of 512 x 512
@@ -133,6 +137,11 @@ def train_text_flow(recipe_name: str, autoencoder: str, options: RunOptions) -> 
         pipeline = TextToImagePipeline(unet, vae, CLIPTextModel(config), tokenizer)
     else:
         pipeline = _text_pipeline(options.init, vae)
+        if pipeline.velocity != VELOCITY:
+            raise ValueError(
+                f"{options.init} predicts {pipeline.velocity}, and what is trained on here must "
+                f"predict {VELOCITY}"
+            )
     data = _prompted_latents(pipeline, recipe.num_latents, options)
     return _run(TextFlowObjective(pipeline, data), recipe.text_training, options)
 
@@ -144,7 +153,7 @@ def train_text_refiner(
     recipe = get_recipe(recipe_name, "text_refiner")
     if recipe.num_latents is None:
         raise ValueError(
-            f"recipe {recipe_name!r} has no scenes: give --pictures and their --captions"
+            f"recipe {brief(recipe_name)} has no scenes: give --pictures and their --captions"
         )
     _check(options, recipe.text_refiner_training)
     vae = load_model(PixelUnshuffleAutoencoderKL, model_folder(autoencoder))
@@ -165,16 +174,16 @@ def train_refiner_on_pictures(
 ) -> dict[str, Any]:
     """Train the recipe's refiner of any text-to-image model on pictures and captions of one's own.
 
-    `predictor` is a model's name or folder, whose autoencoder encodes the middles of the
-    `pictures`, a folder, at the size that the model was trained on. `captions` is their file: see
-    `read_captions`.
+    `predictor` is the name or the folder of a model. Its autoencoder encodes the middle square of
+    each picture in the folder `pictures`, at the size that the model was trained on. `captions` is
+    the file of their texts (`read_captions`).
     """
     recipe = get_recipe(recipe_name, "text_refiner")
     _check(options, recipe.text_refiner_training)
     refiner = _start(UNet2DConditionModel, recipe.text_refiner, options)
     model = TextToImagePipeline.from_pretrained(predictor)
     pipeline = TextToImagePipeline(
-        model.unet, model.vae, model.text_encoder, model.tokenizer, refiner
+        model.unet, model.vae, model.text_encoder, model.tokenizer, refiner, velocity=model.velocity
     )
     side = pipeline.latent_shape[-1] * downsampling_factor(pipeline.vae)
     squares = Squares(pictures, side)
@@ -191,6 +200,7 @@ def train_refiner_on_pictures(
         options.cache,
         options.workers,
         max(1, _PIXELS_ENCODED // side**2),
+        squares.origin_of,
     )
     data = with_captions(data, texts[:count], pipeline)
     objective = TextRefinerObjective(pipeline, data, pairs, texts[:_SHOWN])
@@ -202,12 +212,15 @@ def _text_pipeline(
 ) -> TextToImagePipeline:
     """Return the trained parts in `folder`, around `vae`; refuses parts that do not fit."""
     folder = model_folder(folder)  # which may be the name of one
+    is_whole = (folder / "model_index.json").is_file()  # else a run of this project left the parts
+    index = read_index(folder, *TextToImagePipeline.INDEX_CLASSES) if is_whole else {}
     return TextToImagePipeline(
         load_model(UNet2DConditionModel, folder / "unet"),
         vae,
         load_text_encoder(folder / "text_encoder"),
         load_tokenizer(folder / "tokenizer"),
         refiner,
+        velocity=read_convention(folder, index).velocity,
     )
 
 
@@ -270,6 +283,7 @@ def _check(options: RunOptions, settings: Hyperparameters) -> None:
         whole_number("num_latents", options.num_latents, 1, SCENES_PER_SEED)
     resolve_device(options.device)
     check_run(_settings(settings, options), options.output, options.resume, options.sheet_every)
+    check_folder(options.cache)
 
 
 def _run(

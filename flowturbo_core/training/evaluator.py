@@ -24,8 +24,8 @@ _CALIBRATION_SEED = SHEET_SEED + 1_000_000
 class EvaluatorObjective(Objective):
     """Minimise the cross entropy of every attribute, summed.
 
-    Half of each batch goes through the autoencoder first: it must judge sampled pictures, whose
-    edges are as soft as the autoencoder makes them.
+    The autoencoder encodes and decodes half of each batch first. The evaluator must judge sampled
+    pictures, and their edges are as soft as the autoencoder makes them.
     """
 
     def __init__(self, model: PostcardsEvaluator, vae: AutoencoderKL, first_seed: int):
@@ -47,7 +47,7 @@ class EvaluatorObjective(Objective):
         return {"loss": sum(losses.values()), **losses}
 
     def sheet(self) -> Image.Image:
-        """Return the unseen scenes whose subject it mistakes, up to 32; the first 8, if none."""
+        """Return up to 32 unseen scenes whose subject it mistakes; if none, the first 8 scenes."""
         images, attributes = AttributedScenes(SHEET_SEED)[range(512)]
         images = images.to(next(self.model.parameters()).device).float() / 127.5 - 1
         with torch.no_grad():
@@ -72,7 +72,7 @@ class EvaluatorObjective(Objective):
 def measure(
     model: PostcardsEvaluator, vae: AutoencoderKL, data: AttributedScenes, count: int
 ) -> dict[str, dict[str, float]]:
-    """Return the share of `count` scenes told right: `drawn` and `reconstructed`, by attribute."""
+    """Return the accuracy on `count` scenes, by attribute: `drawn`, and `reconstructed`."""
     device = next(model.parameters()).device
     right = {kind: {name: [] for name in ATTRIBUTES} for kind in ("drawn", "reconstructed")}
     for start in range(0, count, 64):

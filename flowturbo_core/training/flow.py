@@ -35,9 +35,9 @@ class FlowMatching(Objective):
     def times(self, count: int, like: Tensor, generator: torch.Generator) -> Tensor:
         """Draw times (B,): half from a logit-normal, half as the cubes of uniform numbers.
 
-        A logit-normal spends more on the middle of the path (Esser et al., 2403.03206, section
-        3.1). It is hardly ever near the noise, where a picture's places and times of day are
-        decided: a tenth of the way from it, they already show.
+        A logit-normal favours the middle of the path (Esser et al., 2403.03206, section 3.1), and
+        is hardly ever near the noise. But position and time of day are decided there: at t = 0.1
+        they already show. So the other half of the times is drawn near 0.
         """
         middle = torch.sigmoid(randn_of((count,), like, generator))
         early = torch.rand(count, generator=generator, device=like.device) ** 3

@@ -7,10 +7,9 @@ therefore takes the same steps, to the bit, as one that was not.
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from flowturbo_core.compile import can_compile
+from flowturbo_core.data.workers import read_batches
 from flowturbo_core.devices import VERSIONS, bfloat16_is_fast, describe_device, resolve_device
+from flowturbo_core.files import check_folder, writing, written_whole
 
 
 @dataclass(frozen=True)
@@ -95,27 +96,31 @@ class Objective(nn.Module):
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """How far a run has come: its steps, the examples that they took, and the time."""
 
     step: int = 0
     minutes: float = 0.0
+    examples: int = 0
 
 
 class StepBatches:
-    """The example indices of each step on one process: a batch sampler that can start anywhere."""
+    """The example indices of each step on one process: a batch sampler that can start anywhere.
+
+    `first` is how many examples the steps before took, whatever their batches were.
+    """
 
     def __init__(
-        self, first_step: int, batch_size: int, data: Dataset, seed: int, rank: int, ranks: int
+        self, first: int, batch_size: int, data: Dataset, seed: int, rank: int, ranks: int
     ):
-        self.first_step, self.seed = first_step, seed
+        self.first, self.seed = first, seed
         self.stride, self.offset = batch_size, rank * (batch_size // ranks)
         self.size = batch_size // ranks
         self.length = len(data) if isinstance(data, Sized) else None
 
     def __iter__(self) -> Iterator[list[int]]:
-        step, epoch, order = self.first_step, None, None
+        first, epoch, order = self.first, None, None
         while True:
-            start = step * self.stride + self.offset
+            start = first + self.offset
             positions = range(start, start + self.size)
             if self.length is None:
                 yield list(positions)
@@ -129,7 +134,7 @@ class StepBatches:
                         )
                     indices.append(int(order[position % self.length]))
                 yield indices
-            step += 1
+            first += self.stride
 
 
 def step_generator(
@@ -208,10 +213,7 @@ def check_run(settings: Hyperparameters, output: Path, resume: bool, sheet_every
     for name, count in (("batch_size", settings.batch_size), ("sheet_every", sheet_every)):
         if count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{output} cannot be a folder: {error.strerror}") from error
+    check_folder(output)
     if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):
         raise ValueError(f"learning_rate must be positive, not {settings.learning_rate}")
 
@@ -233,7 +235,9 @@ def fit(
     """Train `objective.model` within `budget` and return the record that goes into its card.
 
     The heavy parts are compiled, if `compiled` is true and the machine can. The record's `runs`
-    are `earlier_runs`, those of the weights it started from, and this one.
+    are `earlier_runs`, those of the weights it started from, and this one. A run that is resumed
+    with other settings, or on another machine, is another one from there on: each entry says what
+    was true of its own steps.
 
     `output` receives `checkpoint.pt` (everything `resume` needs, replaced atomically),
     `model/` (the averaged weights as a model folder), `log.jsonl` and `sheets/`.
@@ -252,7 +256,8 @@ def fit(
             f"a batch of {settings.batch_size} does not divide over "
             f"{accelerator.num_processes} processes"
         )
-    (output / "sheets").mkdir(parents=True, exist_ok=True)
+    with writing(output):
+        (output / "sheets").mkdir(parents=True, exist_ok=True)
 
     objective = objective.to(accelerator.device)
     if compiled and objective.heavy_parts(accelerator.device):
@@ -264,38 +269,41 @@ def fit(
     parameters = [p for p in objective.model.parameters() if p.requires_grad]
     optimizers = build_optimizers(objective.model, settings)
     ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True)
-    position = Position()
+    position, begun, runs = Position(), Position(), list(earlier_runs)
+    about = json.loads(json.dumps(objective.settings() | _about(settings, objective, accelerator)))
+    latest: dict[str, float] = {}
     if resume:
-        position = _load_checkpoint(checkpoint_file, objective.model, optimizers, ema)
+        state = _load_checkpoint(checkpoint_file, objective.model, optimizers, ema)
+        position = _position(state, settings)
+        runs = state.get("runs", runs)  # earlier versions kept none
+        if "runs" in state and about.items() <= runs[-1].items():  # it goes on as it was
+            begun, latest = Position(**state["begun"]), runs.pop()["losses"]
+        elif "runs" in state:
+            begun = replace(position)
     wrapped, *optimizers = accelerator.prepare(objective, *optimizers)
 
     batches = StepBatches(
-        position.step,
+        position.examples,
         settings.batch_size,
         objective.data,
         settings.seed,
         accelerator.process_index,
         accelerator.num_processes,
     )
-    loader = DataLoader(
-        objective.data,
-        sampler=batches,
-        batch_size=None,  # the data set is indexed by whole batches
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-    )
+    loader = read_batches(objective.data, batches, workers, prefetch_factor=4 if workers else None)
     started, last_saved = time.monotonic() - 60 * position.minutes, time.monotonic()
     log = _Log(output / "log.jsonl", enabled=accelerator.is_main_process)
+    log.latest = latest
 
     def save() -> dict[str, Any]:
         if not all(torch.isfinite(parameter).all() for parameter in parameters):
             raise FloatingPointError(f"the weights are no longer finite at step {position.step}")
         log.flush(position)
-        this_run = objective.settings() | _record(settings, position, log.latest, accelerator)
-        record = {"runs": [*earlier_runs, this_run]}
+        record = {"runs": [*runs, _progress(position, begun, log.latest) | about]}
         if accelerator.is_main_process:
-            _save_checkpoint(checkpoint_file, objective.model, optimizers, ema, position)
-            with _averaged(ema, parameters):
+            state = {"position": asdict(position), "begun": asdict(begun)} | record
+            _save_checkpoint(checkpoint_file, objective.model, optimizers, ema, state)
+            with writing(output / "model"), _averaged(ema, parameters):
                 objective.export(output / "model", record)
         return record
 
@@ -320,6 +328,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
         ema.step(parameters)
         position.step += 1
+        position.examples += settings.batch_size
 
         log.add(position, losses, settings.batch_size)
         if position.step % sheet_every == 0 and accelerator.is_main_process:
@@ -340,7 +349,9 @@ def _save_sheet(
 ) -> None:
     # Compiling for the sheet's few batches would take longer than drawing it.
     with _averaged(ema, parameters), torch.compiler.set_stance("force_eager"):
-        objective.sheet().save(file)
+        sheet = objective.sheet()
+    with written_whole(file) as partial:
+        sheet.save(partial, "PNG")
 
 
 class _averaged:  # noqa: N801 - reads as a verb phrase at its uses
@@ -384,22 +395,31 @@ class _Log:
         line = {"step": position.step, "minutes": round(position.minutes, 2), **means}
         line["images_per_second"] = round(rate, 1)
         if self.enabled:
-            with self.file.open("a") as stream:
+            with writing(self.file), self.file.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
             print("  ".join(f"{k} {v:.5g}" for k, v in line.items()), flush=True)
         self.latest = means
         self.since, self.steps, self.images, self.sums = time.monotonic(), 0, 0, {}
 
 
-def _record(
-    settings: Hyperparameters, position: Position, losses: dict, accelerator: Accelerator
-) -> dict[str, Any]:
+def _progress(position: Position, begun: Position, losses: dict[str, float]) -> dict[str, Any]:
+    """Return what a run did since it begun."""
     return {
-        "steps": position.step,
-        "images_seen": position.step * settings.batch_size,
-        "minutes": round(position.minutes, 1),
+        "steps": position.step - begun.step,
+        "images_seen": position.examples - begun.examples,
+        "minutes": round(position.minutes - begun.minutes, 1),
         "losses": losses,
+    }
+
+
+def _about(
+    settings: Hyperparameters, objective: Objective, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Return what is true of all steps of a run."""
+    data = {"num_examples": len(objective.data)} if isinstance(objective.data, Sized) else {}
+    return {
         "settings": asdict(settings),
+        **data,
         "device": describe_device(accelerator.device),
         "precision": accelerator.mixed_precision.replace("no", "float32"),
         "versions": VERSIONS,
@@ -413,29 +433,49 @@ def _to(batch: Any, device: torch.device) -> Any:
 
 
 def _save_checkpoint(
-    file: Path, model: nn.Module, optimizers: Sequence[Any], ema: EMAModel, position: Position
+    file: Path,
+    model: nn.Module,
+    optimizers: Sequence[Any],
+    ema: EMAModel,
+    run: dict[str, Any],
 ) -> None:
     state = {
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "ema": {"parameters": ema.shadow_params, "step": ema.optimization_step},
-        "position": asdict(position),
+        **run,
     }
-    partial = file.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, file)  # atomic: whoever is killed here leaves the old one whole
+    with written_whole(file) as partial:  # whoever is killed here leaves the old one whole
+        torch.save(state, partial)
 
 
 def _load_checkpoint(
     file: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], ema: EMAModel
-) -> Position:
+) -> dict[str, Any]:
+    """Restore what a checkpoint holds, and return it."""
     device = next(model.parameters()).device
+    for stale in file.parent.glob(f"{file.stem}.*.partial"):  # of a run that was killed
+        stale.unlink()
     try:
         state = torch.load(file, map_location=device, weights_only=True)
-        return _restore(state, model, optimizers, ema)
+        _restore(state, model, optimizers, ema)
+        Position(**state["position"])
     except Exception as error:  # noqa: BLE001 - a damaged file fails in every way there is
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"checkpoint {file} is damaged, or of another run: {reason}") from error
+    return state
+
+
+def _position(state: dict[str, Any], settings: Hyperparameters) -> Position:
+    position = Position(**state["position"])
+    if "examples" not in state["position"]:
+        position.examples = position.step * settings.batch_size
+        print(
+            "the checkpoint is of an earlier version, which did not count the images: all "
+            f"{position.step} steps are taken to have had {settings.batch_size} of them",
+            flush=True,
+        )
+    return position
 
 
 def _restore(
@@ -443,10 +483,9 @@ def _restore(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     ema: EMAModel,
-) -> Position:
+) -> None:
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     ema.shadow_params = state["ema"]["parameters"]
     ema.optimization_step = state["ema"]["step"]
-    return Position(**state["position"])

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+from flowturbo_core.checks import brief, unknown
 from flowturbo_core.models.unet import SD_REFINER
 from flowturbo_core.training.loop import Hyperparameters
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Models that belong together: their configs, and how they are trained. None: it has none."""
+    """Models that belong together, their configs and training. A part that it lacks is None."""
 
     autoencoder: dict[str, Any] | None = None
     autoencoder_training: Hyperparameters | None = None
@@ -37,9 +38,9 @@ _POSTCARDS_SIT = {
     "learn_sigma": False,
 }
 
-# Attention where the map is 8 a side, and at the bottom: at 16, it would take as long again. Down
-# to 2 a side, where each place has borders of its own: convolutions tell left from right by nothing
-# else. The text also reaches every layer, pooled and added to the time embedding.
+# Attention acts on maps of 8 a side, and at the bottom; at 16 it would double the time. The maps go
+# down to 2 a side: there every place touches a border, and only borders let convolutions tell left
+# from right. The text also reaches every layer, pooled and added to the time embedding.
 _POSTCARDS_UNET = {
     "sample_size": 16,
     "in_channels": 8,
@@ -72,7 +73,7 @@ RECIPES = {
             "use_post_quant_conv": False,
             "mid_block_add_attention": False,
         },
-        # Small batches: on a CPU the number of updates, not of images, limits the first hour.
+        # Batches are small: in the first hour on a CPU, the number of updates is what counts.
         autoencoder_training=Hyperparameters(
             batch_size=8, learning_rate=5e-4, warmup_steps=200, ema_decay=0.999
         ),
@@ -104,8 +105,8 @@ RECIPES = {
             ema_decay=0.998,
             muon_dims=(2, 4),
         ),
-        # One level, no attention: the text reaches it pooled. With 48 channels in 16 groups it cost
-        # 0.18 of the predictor in bfloat16: small kernels take longer than their arithmetic does.
+        # One level and no attention: the text reaches it pooled. 48 channels in 16 groups cost 0.18
+        # of the predictor in bfloat16, because starting a small kernel costs more than its work.
         text_refiner=_POSTCARDS_UNET
         | {
             "in_channels": 16,
@@ -121,8 +122,8 @@ RECIPES = {
         ),
         num_latents=50_000,
     ),
-    # FlowTurbo's refiner of InstaFlow's 2-Rectified Flow, on captioned pictures of one's own; the
-    # paper's were 50,000 of LAION, for 10,000 steps (2409.18128, section 4.1).
+    # FlowTurbo's refiner for 2-Rectified Flow, on any captioned pictures. The paper used
+    # 50,000 of LAION for 10,000 steps (2409.18128, section 4.1).
     "sd-1-5": Recipe(
         text_refiner=SD_REFINER,
         text_refiner_training=Hyperparameters(
@@ -144,9 +145,9 @@ def get_recipe(name: str, part: str) -> Recipe:
     Raises ValueError, naming those that there are.
     """
     if name not in RECIPES:
-        raise ValueError(f"recipe {name!r} is not known; there is {', '.join(RECIPES)}")
+        raise ValueError(unknown("recipe", name, tuple(RECIPES)))
     recipe = RECIPES[name]
     if getattr(recipe, part) is None:
         able = [other for other, its in RECIPES.items() if getattr(its, part) is not None]
-        raise ValueError(f"recipe {name!r} has no {part}; there is one in {', '.join(able)}")
+        raise ValueError(f"recipe {brief(name)} has no {part}; there is one in {', '.join(able)}")
     return recipe

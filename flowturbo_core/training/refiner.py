@@ -26,7 +26,7 @@ class Pairs:
 
     Args:
         max_dt: the longest step between them; 0.12 is the best overall in FlowTurbo's table 3.
-        guidance_scale: of the velocities; 1 is none.
+        guidance_scale: the guidance of the velocities; 1 is none.
     """
 
     max_dt: float = 0.12
@@ -40,11 +40,10 @@ class Pairs:
 class RefinerMatching(Objective):
     """Minimise E || r(x', t + dt, v) + v - v(x', t + dt) ||^2 (FlowTurbo, 2409.18128, eq. 13).
 
-    v = v(x_t, t) by the frozen predictor, x' = x_t + dt v, dt uniform in (0, max_dt] and
-    t uniform in [0, 1 - dt], both drawn for each sample; the condition is dropped with
-    probability 0.1, the same for predictor and refiner. At a guidance scale other than 1 both
-    are guided, as in sampling, where a refiner is given guided velocities. Subclasses say what
-    a velocity is conditioned on.
+    v = v(x_t, t) comes from the frozen predictor, and x' = x_t + dt v. Each sample draws dt
+    uniformly from (0, max_dt], and t from [0, 1 - dt]. The condition is dropped with probability
+    0.1, for predictor and refiner at once. At a guidance scale other than 1 both are guided, since
+    in sampling a refiner gets guided velocities. Subclasses define the condition.
     """
 
     pairs: Pairs
@@ -68,7 +67,7 @@ class RefinerMatching(Objective):
     def forward(self, batch: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the losses of a batch: latents (B, C, h, w), and what goes with each.
 
-        `unrefined` is what the loss would be without a refiner, which carries v on as it is.
+        `unrefined` is the loss without a refiner, when v is carried on unchanged.
         """
         x1 = batch[0].float()
         guidance = choose_guidance(self.pairs.guidance_scale, None, x1.shape[1])

@@ -39,8 +39,9 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 def train_tokenizer(texts: Sequence[str], length: int) -> CLIPTokenizer:
     """Return a tokenizer whose merges are learnt from `texts`, in CLIP's form.
 
-    As CLIP's, its vocabulary has every byte, alone and at the end of a word, so that any text has
-    tokens; then what the merges make, and the marks of start and end. `length` is its window.
+    As in CLIP, the vocabulary begins with every byte, alone and at the end of a word, so any text
+    has tokens. The words that the merges make follow, and the marks of start and end. `length` is
+    the window.
     """
     untrained = CLIPTokenizer(vocab={_START: 0, _END: 1}, merges=[])
     learnt = untrained.train_new_from_iterator(texts, 10_000, show_progress=False)
@@ -68,8 +69,9 @@ def _prompts(scene: Scene) -> list[Prompt]:
 class _PromptTokens(Dataset):
     """The tokens (B, 8, length) of the prompts of the scenes from `first_seed` on.
 
-    Four of them are of any kind. The other four say where the subject is, if any does: as often
-    as people say it, a UNet learns it last, since all else is alike on the left and on the right.
+    Four prompts are of any kind. The other four name the position of the subject, if the scene has
+    such prompts. People name it rarely, and a UNet would learn it last, because everything else is
+    alike on the left and on the right.
     """
 
     def __init__(self, first_seed: int, tokenizer: CLIPTokenizer):
@@ -114,7 +116,7 @@ class _Texts:
         self.nothing = tokens_of([""], pipeline.tokenizer, pipeline.window)
 
     def choose(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the embeddings of one of each picture's texts; of no text, where dropped."""
+        """Return the embeddings of one text a picture; of the empty text if it is dropped."""
         rows = torch.arange(len(tokens), device=tokens.device)
         choice = torch.randint(
             tokens.shape[1], rows.shape, generator=generator, device=tokens.device
@@ -125,7 +127,7 @@ class _Texts:
         return embed(self.text_encoder.to(tokens.device), chosen)
 
     def null(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings (B, length, width) of no text, as often as there are `tokens`."""
+        """Return the embeddings (B, length, width) of the empty text, one for each of `tokens`."""
         embedded = embed(self.text_encoder.to(tokens.device), self.nothing)
         return embedded.expand(len(tokens), -1, -1)
 
@@ -136,8 +138,8 @@ class TextFlowObjective(FlowMatching):
     def __init__(self, pipeline: TextToImagePipeline, data: TensorDataset):
         super().__init__()
         if not torch.cuda.is_available():
-            # The fused attention's gradient takes as long there as all convolutions do: a quarter
-            # of a step's time is saved.
+            # On a CPU, the gradient of fused attention takes as long as all convolutions. This
+            # processor saves a quarter of a step's time.
             pipeline.unet.set_attn_processor(AttnProcessor())
         self.model = nn.ModuleDict(
             {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
@@ -155,7 +157,7 @@ class TextFlowObjective(FlowMatching):
         return UNetPredictor(self.model["unet"])
 
     def condition(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the embeddings (B, length, width) of tokens (B, 8, length): of one in eight."""
+        """Return the embeddings (B, length, width) of one of each eight texts in `tokens`."""
         return self.texts.choose(tokens, generator)
 
     def sheet(self) -> Image.Image:
@@ -174,8 +176,8 @@ class TextFlowObjective(FlowMatching):
 class TextRefinerObjective(RefinerMatching):
     """The refiner of a text-to-image predictor, whose text encoder stays as it is.
 
-    Its `data` are latents (N, C, h, w), and tokens (N, n, window) of n texts for each; `shown` are
-    the prompts of its sheets.
+    `data` holds latents (N, C, h, w), and tokens (N, n, window) of n texts for each. `shown` holds
+    the prompts of the sheets.
     """
 
     def __init__(
@@ -201,7 +203,7 @@ class TextRefinerObjective(RefinerMatching):
         return _compilable([self.model.unet, self.frozen[0].unet], device)
 
     def conditions(self, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of one text a picture, some dropped, and of no text as often."""
+        """Return the embeddings of one text a picture, some dropped, and of as many empty texts."""
         return self.texts.choose(tokens, generator), self.texts.null(tokens)
 
     def sheet(self) -> Image.Image:
@@ -214,7 +216,7 @@ class TextRefinerObjective(RefinerMatching):
 
 
 def _compilable(unets: list[nn.Module], device: torch.device) -> list[nn.Module]:
-    # On a CPU, a compiled UNet's gradients under bfloat16 were 26% off, and took as long.
+    # On a CPU, compiled UNets had gradients that were 26% off in bfloat16, and were not faster.
     return [] if device.type == "cpu" else unets
 
 

@@ -11,6 +11,7 @@ from flowturbo_core.guidance import (
     PartialGuidance,
     Unguided,
     choose_guidance,
+    guidance_warnings,
 )
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.sampler import Job, build_steps, sample
@@ -207,3 +208,32 @@ def test_the_state_stays_in_float32_whatever_the_model_computes_in(noise, dtype)
         noise, torch.tensor(0.3), condition_for(guidance), torch.tensor(1.5)
     )
     assert velocity.dtype == torch.float32
+
+
+@pytest.mark.parametrize("scale", [0, 1e-60])  # in float32, nothing
+def test_without_guidance_as_others_write_it_is_warned_of(scale):
+    (said,) = guidance_warnings(scale, "prompt")
+    assert said == (
+        "at guidance 0 the prompt has no effect; 1 is no guidance, for which InstaFlow and "
+        "diffusers also take 0"
+    )
+    (said,) = guidance_warnings(scale, "prompt", "rain")
+    assert "has no effect; the pictures are of the negative prompt alone; 1 is" in said
+    (said,) = guidance_warnings(scale, "class", channels=(3, 4))
+    assert said.startswith("at guidance 0 the class has no effect on 3 of 4 channels; 1 is no")
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [
+        (1, "at guidance 1 the negative prompt has no effect"),
+        (1 + 1e-12, "at guidance 1 the negative prompt has no effect"),
+        (0.5, "at guidance 0.5 the pictures are led toward the negative prompt"),
+        (1.5, None),
+    ],
+)
+def test_a_negative_prompt_is_led_away_from_above_one_alone(scale, said):
+    assert [text.partition(";")[0] for text in guidance_warnings(scale, "prompt", "rain")] == (
+        [said] if said else []
+    )
+    assert guidance_warnings(scale, "prompt") == []

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from flowturbo_core.metadata import VERSION, Settings, TextSettings, safe_name
+from flowturbo_core.metadata import VERSION, Settings, TextSettings, is_of_texts, safe_name
 
 SETTINGS = Settings("postcards-sit", ("cat", "ringed planet"), "H1P5R3", 1.5, 3, 7)
 TEXT_SETTINGS = TextSettings(
@@ -90,6 +90,37 @@ def test_an_address_may_name_a_part_and_more():
 @pytest.mark.parametrize("query", ["", "__theme=dark&utm_source=x", "&&="])
 def test_an_address_that_names_no_setting_asks_for_nothing(query):
     assert Settings.from_query(query, SETTINGS) is None
+
+
+def behind_the_pixels(picture, kind=b"iTXt", content=None):
+    """Return a PNG whose settings another program has written anew, where it writes texts."""
+    content = picture.png_info({}).chunks[0][1] if content is None else content
+    plain = png(size=(300, 300)).getvalue()
+    chunk = kind + content
+    last = struct.pack(">I", len(content)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return io.BytesIO(plain[:-12] + last + plain[-12:])
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, TEXT_SETTINGS])
+def test_settings_behind_the_pixels_are_read_too(settings):
+    assert type(settings).from_png(behind_the_pixels(settings)) == settings
+    packed = b"flowturbo\0\0" + zlib.compress(text().encode())
+    assert Settings.from_png(behind_the_pixels(SETTINGS, b"zTXt", packed)) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "sentence"),
+    [
+        (b"zTXt", b"flowturbo\0\0" + zlib.compress(bytes(10_000_000)), "not a PNG"),
+        (b"iTXt", b"flowturbo\0\1\0\0\0" + zlib.compress(bytes(9**8)), "not a PNG|no settings"),
+        (b"tEXt", b"flowturbo\0" + b"x" * 100_000, "longer than 50000 characters"),
+        (b"tEXt", b"flowturbo", "carries no settings"),
+        (b"tEXt", b"parameters\0steps: 20", "carries no settings"),
+    ],
+)  # fmt: skip
+def test_hostile_texts_behind_the_pixels_are_one_sentence(kind, content, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Settings.from_png(behind_the_pixels(SETTINGS, kind, content))
 
 
 @pytest.mark.parametrize(
@@ -175,3 +206,18 @@ def test_a_hostile_address_is_one_short_sentence(query, sentence):
 def test_the_longest_texts_come_back_from_an_address():
     longest = replace(TEXT_SETTINGS, prompts=("🚀" * 2000,), negative_prompt="ש" * 2000)
     assert TextSettings.from_query(longest.to_query(), TEXT_SETTINGS) == longest
+
+
+def test_an_address_is_for_texts_if_it_names_what_only_they_have():
+    assert is_of_texts("prompt=a+cat&plan=H8") and is_of_texts("height=96")
+    assert is_of_texts("negative_prompt=")  # as the page itself writes it
+    assert is_of_texts("model=t2i", {"t2i"}) and not is_of_texts("model=sit", {"t2i"})
+    for query in ("", "plan=H8&seed=1", "class=cat&height=96", "utm_source=x", "a=1&" * 400):
+        assert not is_of_texts(query)
+    assert not is_of_texts("class=cat&model=t2i", {"t2i"})  # so that somebody refuses it
+
+
+def test_an_address_of_both_a_class_and_a_prompt_is_refused():
+    for kind, default in ((Settings, SETTINGS), (TextSettings, TEXT_SETTINGS)):
+        with pytest.raises(ValueError, match="names both a class and a prompt; name one of them"):
+            kind.from_query("class=cat&prompt=a+dog", default)

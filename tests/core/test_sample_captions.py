@@ -63,6 +63,12 @@ def test_what_is_cut_off_is_said_of_each_caption(draw, by_name, tmp_path):
     assert done.code == 0 and done.err.count("warning: ") == 1 and "left out" in done.err
 
 
+def test_a_warning_that_holds_for_all_is_said_once(draw, by_name, tmp_path):
+    done = draw(by_name, "--guidance-scale", 0)
+    assert done.code == 0 and done.err.count("warning: ") == 1
+    assert done.err.startswith("warning: at guidance 0 the prompt has no effect; 1 is no guidance")
+
+
 def test_a_seed_that_does_not_reach_the_last_picture_is_refused_at_once(draw, by_name, tmp_path):
     done = draw(by_name, "--seed", 2**32 - 2)
     assert done.code == 2 and "the first seed of 3 pictures" in done.err
@@ -92,10 +98,12 @@ def test_what_is_there_is_not_made_again_and_other_settings_are_refused(draw, by
     [
         ({"../a.png": "a cat"}, "'../a.png' must be the name of a .png file"),
         ({"a.jpg": "a cat"}, "'a.jpg' must be the name of a .png file"),
-        ({"a.png": " "}, "the caption of a.png must be a text, not ' '"),
-        ({"a.png": 3}, "the caption of a.png must be a text, not 3"),
+        ({"a.png": " "}, "captions.json, 'a.png': the caption must be a text, not ' '"),
+        ({"a.png": 3}, "captions.json, 'a.png': the caption must be a text, not 3"),
         ({}, "holds no captions"),
-        ([], "must hold a JSON object"),
+        ([], "holds no captions"),
+        ("a cat", "must hold a JSON object of captions, or a list, not a str"),
+        ({"a.png": "a cat", "b.png": "a\0boat"}, "'b.png': the caption holds the control"),
     ],
 )
 def test_wrong_captions_are_one_sentence(draw, tmp_path, content, sentence):

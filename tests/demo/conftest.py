@@ -174,6 +174,7 @@ class ScriptedPipeline:
     """Blocks that take `BLOCK_MS` by their own account, and wait for `gate` in truth."""
 
     class_names = CLASSES
+    default_plan = "H1P5R3"
     device = torch.device("cpu")
     dtype = torch.float32
 

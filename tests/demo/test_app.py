@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from gradio_client import Client
 from mcp import ClientSession
@@ -118,17 +119,10 @@ def test_a_busy_port_is_one_sentence():
             assert ended.stderr == expected and ended.stdout == ""
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "sentence"),
-    [
-        ("--device", "tpu", "device 'tpu' is not on this machine; it has cpu"),
-        ("--dtype", "int4", "dtype 'int4' is not known; it can be float32, bfloat16, float16"),
-    ],
-)
-def test_a_model_that_cannot_be_loaded_ends_the_program_with_one_sentence(option, value, sentence):
-    ended = run("--port", free_port(), option, value)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(f"error: {sentence}")
+def test_a_wrong_device_is_told_before_any_address_is():
+    ended = run("--port", free_port(), "--device", "tpu")
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("error: device 'tpu' is not on this machine; it has cpu")
     assert ended.stderr.count("\n") == 1
 
 
@@ -147,9 +141,24 @@ def call(name, arguments, address):
     return asyncio.run(converse())
 
 
-def test_the_api_is_served_as_mcp_tools(postcards_folder):
+def has_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_the_api_is_served_as_mcp_tools_at_an_address_of_ipv6_too(postcards_folder):
     options = ("--model", postcards_folder, "--device", "cpu", "--dtype", "float32")
-    with started("--port", free_port(), "--mcp", *options) as address:
+    host, port = ("::1" if has_ipv6() else "127.0.0.1"), free_port()
+    at = ("--host", host, "--port", port, "--allowed-hosts", "example.org")
+    with started(*at, "--mcp", *options) as address:
+        assert address == f"http://[::1]:{port}" or host != "::1"
+        for name, status in (("example.org", 200), ("example.net", 421)):
+            assert httpx.get(f"{address}/health", headers={"host": name}).status_code in (
+                (status, 503) if status == 200 else (status,)
+            )
         name = "generate_class_conditional"
         arguments = QUICK | {"guidance_scale": 1, "num_images": 1, "seed": 3, "randomise": False}
         tools, answer = call(name, arguments, address)
@@ -195,8 +204,39 @@ def refusal(monkeypatch, capsys, arguments):
         ("--queue-size 0", "queue size must be a whole number from 1 to 1000, not 0"),
         ("--queue-size 2.5", "queue size must be a whole number from 1 to 1000, not 2.5"),
         ("--host 256.0.0.1", "cannot listen on 256.0.0.1:"),
+        ("--host 2001:db8::1", "cannot listen on [2001:db8::1]:"),
+        ("--host [2001:db8::1]", "cannot listen on [2001:db8::1]:"),
+        ("--host no-such-host.invalid", "cannot listen on no-such-host.invalid:"),
+        ("--allowed-hosts http://a", "allowed hosts must be names such as example.org"),
+        ("--device tpu", "device 'tpu' is not on this machine; it has cpu"),
+        ("--device cpu --dtype int4", "dtype 'int4' is not known; it can be float32"),
         ("--colour red", "No such option: --colour"),
     ],
 )
 def test_a_mistake_is_one_sentence(monkeypatch, capsys, arguments, sentence):
     assert sentence in refusal(monkeypatch, capsys, arguments)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::", "::1"])
+def test_every_address_of_this_machine_can_be_listened_on(host):
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    app.check_address(host, free_port())
+
+
+def test_a_port_that_is_taken_on_this_machine_alone_is_told(monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal(monkeypatch, capsys, f"--host localhost --port {port}")
+    assert f":{port}: Address already in use" in said
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_told_with_what_to_do(
+    monkeypatch, capsys, tmp_path
+):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+        said = refusal(monkeypatch, capsys, "")
+        assert f"cannot keep pictures in {folder}" in said
+        assert "set GRADIO_TEMP_DIR to a folder that can be written" in said

@@ -113,14 +113,17 @@ def test_from_two_plans_to_pictures_and_times(visit):
     expect(visit.second).to_have_value("H2P4R2")
     visit.first.fill("[H1P1R1]x3")
     costs = visit.area.locator(".cost")
-    expect(costs.nth(0)).to_have_text("[H1P1R1]x3 9 blocks, 9 predictor + 6 refiner evaluations")
-    expect(costs.nth(1)).to_have_text("H2P4R2 8 blocks, 8 predictor + 4 refiner evaluations")
+    expect(costs.nth(0)).to_have_text(
+        "[H1P1R1]x3 9 blocks, 9 predictor + 6 refiner evaluations"
+        "3 times: 1 accurate step, 1 at half the price, 1 nearly free"
+    )
+    expect(costs.nth(1)).to_contain_text("H2P4R2 8 blocks, 8 predictor + 4 refiner evaluations")
     expect(visit.area.locator(".preset").nth(0).locator("label.selected")).to_have_count(0)
     visit.seed.fill("7")
 
     visit.page.evaluate(WATCH_HEIGHTS)
     visit.run()
-    assert visit.page.evaluate("heights.size") == 1  # nothing jumped
+    assert visit.page.evaluate("heights.size") == 2  # once they were asked for, nothing jumped
     expect(visit.rows).to_have_count(2)
     expect(visit.rows.nth(0)).to_contain_text(
         re.compile(r"\[H1P1R1\]x3.*\d×.* – .*9 predictor \+ 6 refiner")
@@ -134,6 +137,19 @@ def test_from_two_plans_to_pictures_and_times(visit):
     expect(slider.first).to_have_attribute("src", re.compile("fish-"))
     expect(visit.area).to_contain_text(HOW)
     assert visit.seed.input_value() == "7"
+
+
+def test_what_comes_all_at_once_is_shown(visit):
+    # As to a browser that is behind: each message is read when those after it are there, too.
+    visit.page.route("**/queue/data?*", lambda route: route.fulfill(response=route.fetch()))
+    visit.choose_classes("cat", "fish")
+    visit.write_plans("H2", "E1")
+    visit.run()
+    expect(visit.difference).to_have_count(1)
+    for pictures, plan in zip(visit.galleries, ("H2", "E1"), strict=True):
+        expect(pictures).to_have_count(2)
+        expect(pictures.first).to_have_attribute("src", re.compile(f"cat-{plan}-"))
+    expect(visit.area.locator(".slider-wrap img, .slider img").first).to_be_visible()
 
 
 @pytest.mark.parametrize(("size", "colours"), [*LOOKS, *seldom(*OTHER_LOOKS)])

@@ -1,5 +1,6 @@
 """The tab against a service that only pretends."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -14,6 +15,7 @@ from demo.slider_plans import SliderPlans
 from demo.tabs import class_conditional
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import ModelDescription
+from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import MAX_SEED
 from flowturbo_core.timing import Timing
 
@@ -44,7 +46,7 @@ class FakeService:
     default_settings = SETTINGS
     note = ""
     THING, TASK = "class", "classes"
-    front_plans, budget, download = (), None, None
+    front_plans, budget, download, example = (), None, None, None
     slider_plans = SliderPlans()
     describe_plan = ClassService.describe_plan
     read_plan = ClassService.read_plan
@@ -95,7 +97,7 @@ def test_events_become_pictures_readout_and_seed():
     assert "<b>38.3</b> ms / image" in result
     assert "sampling 30.1 + decoding 8.2 ms" in result
     assert "7 predictor + 6 refiner evaluations" in result
-    assert "1.9× as fast as H9 (≈ 73.0 ms)" in result
+    assert "1.9× as fast as H8 (about 73.0 ms)" in result
     assert fake.asked == (["cat"], 1, 5, 3, 1.5, 1, 0, False, "visitor", 1)
 
 
@@ -109,12 +111,45 @@ def test_a_picture_is_written_once_and_whole(tmp_path, monkeypatch):
     assert {f.name for f in tmp_path.rglob("*") if f.is_file()} == {"picture.png"}
 
 
-def test_a_plan_of_heun_alone_has_no_speed_up():
-    plan = PlanSummary("H8", 8, 16, 0)
-    done = Done(PICTURES, ("cat",), Timing(1, (812.0,), 8.2), plan, "H", SETTINGS, None, {})
-    *_, (_, result, *_) = asked_of(FakeService(PREVIEW, done))
+def done_of(plan, kinds):
+    summary = PlanSummary.of(SamplePlan.parse(plan))
+    timing = Timing(1, (812.0 / len(kinds),) * len(kinds), 8.2)
+    return Done(PICTURES, ("cat",), timing, summary, kinds, SETTINGS, None, {})
+
+
+def test_without_a_speed_up_it_is_said_why_unless_that_is_plain():
+    *_, (_, result, *_) = asked_of(FakeService(PREVIEW, done_of("H8", "HHHHHHHH")))
     assert "<b>820</b>" in result and "16 predictor evaluations" in result
-    assert "fast" not in result and "refiner" not in result
+    assert "fast" not in result and "no measure" not in result
+    *_, (_, result, *_) = asked_of(FakeService(PREVIEW, done_of("E1", "E")))
+    assert "fast" not in result and "H8 is no measure of this model" in result
+
+
+def test_a_result_is_said_in_a_sentence_once():
+    assert readout.said(DONE) == "1 picture, 38.3 ms each, 1.9 times as fast as H8"
+    warned = replace(DONE, pictures=PICTURES * 4, heun_ms_per_image=None, warnings=("Mind.",))
+    assert readout.said(warned) == "4 pictures, 38.3 ms each. Mind."
+    assert f'data-said="{readout.said(DONE)}"' in readout.finished(DONE)
+    assert "data-said" not in readout.in_progress(PREVIEW)
+    assert 'data-said="Stopped. ' in readout.interrupted(False)
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ("H8", "8 accurate steps"),
+        ("H1P5R4", "1 accurate step, 5 at half the price, 4 nearly free"),
+        ("P8", "1 accurate step, 7 at half the price"),  # the first has nothing to reuse
+        ("E1", "1 rough step at half the price"),
+        ("E25", "25 rough steps at half the price"),
+        ("[H1P1R2]x3", "3 times: 1 accurate step, 1 at half the price, 2 nearly free"),
+        ("H1R1P1", "1 accurate step, 1 nearly free, 1 accurate step"),  # nothing fresh to reuse
+    ],
+)
+def test_a_plan_in_plain_words(plan, words):
+    assert readout.in_words(SamplePlan.parse(plan)) == words
+    assert words in readout.plan_cost(PlanSummary.of(SamplePlan.parse(plan)))
+    assert readout.named(plan).count(words) == 2  # for who points at it, and for who hears it
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """Folders of pictures as squares of one size. How they are read else, test_fidelity.py says."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
 
-from flowturbo_core.data.folders import Squares
+from flowturbo_core.data.folders import Squares, picture_files
 from flowturbo_core.data.latents import encoded_once
+from flowturbo_core.data.workers import read_batches
 from flowturbo_core.images import from_pil
 from flowturbo_core.models.autoencoder import encode_images
 from tests.conftest import tiny_vae
@@ -94,7 +96,10 @@ def test_other_pictures_have_another_origin(folder, change):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda f: Image.new("RGBA", (9, 9)).save(f / "d.png"), "d.png.*format is RGBA"),
+        (
+            lambda f: Image.new("RGBA", (9, 9)).save(f / "d.png"),
+            "d.png.*it is transparent in places",
+        ),
         (lambda f: (f / "d.png").write_bytes(b"no picture"), "d.png cannot be read as a picture"),
         (lambda f: [file.unlink() for file in f.iterdir()], "holds no pictures"),
         (lambda f: f.rename(f.with_name("elsewhere")), "there is no folder"),
@@ -104,3 +109,157 @@ def test_what_cannot_be_read_is_said_before_any_picture_is_decoded(folder, spoil
     spoil(folder)
     with pytest.raises(ValueError, match=sentence):
         Squares(folder, 16)
+
+
+def middle(folder, name):
+    """Return the colour in the middle of a picture, as a square of its folder."""
+    squares = Squares(folder, 8)
+    (index,) = [k for k, file in enumerate(squares.files) if file.name == name]
+    return squares[[index]][0][0, :, 4, 4].tolist()
+
+
+@pytest.mark.parametrize("name", ["d.JPG", "d.jfif", "d.bmp", "d.tif", "d.WebP", "d.Png"])
+def test_pictures_of_the_common_endings_are_read(folder, name):
+    kind = {"j": "JPEG", "b": "BMP", "t": "TIFF", "w": "WEBP", "p": "PNG"}[name[2].lower()]
+    Image.new("RGB", (9, 9), GREEN).save(folder / name, kind)
+    assert len(Squares(folder, 8)) == 4
+    assert np.abs(np.subtract(middle(folder, name), GREEN)).max() < 5
+
+
+def test_what_systems_leave_beside_pictures_is_none(folder):
+    for name in ("._a tall.webp", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    (folder / "a folder.png").mkdir()
+    assert [file.name[0] for file in picture_files(folder)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "CMYK"])
+def test_a_channel_that_hides_nothing_does_no_harm(folder, mode):
+    shade = (255, 255, 255) if mode == "1" else (60, 60, 60)
+    picture = Image.new("RGB", (9, 9), shade)
+    if mode == "P":
+        picture = picture.quantize(4)
+    name = "d.tif" if mode == "CMYK" else "d.png"
+    picture.convert(mode).save(folder / name, **({"transparency": 3} if mode == "P" else {}))
+    assert np.abs(np.subtract(middle(folder, name), shade)).max() < 3
+
+
+def see_through(folder, mode):
+    """Write a picture of which one pixel cannot be seen."""
+    picture = Image.new("RGBA", (9, 9), (60, 60, 60, 255))
+    picture.putpixel((4, 4), (0, 0, 0, 0))
+    options = {}
+    if mode == "P":
+        picture, options = picture.convert("RGB").quantize(4), {"transparency": 0}
+    picture.save(folder / "d.png", **options)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_a_picture_that_is_transparent_is_refused(folder, mode):
+    see_through(folder, mode)
+    with pytest.raises(ValueError, match="d.png cannot be read .* it is transparent in places"):
+        Squares(folder, 8)
+
+
+def test_a_film_is_no_picture_but_a_cameras_file_is(folder):
+    frames = [Image.new("RGB", (9, 9), colour) for colour in (GREEN, RED)]
+    frames[0].save(folder / "d.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert np.abs(np.subtract(middle(folder, "d.jpg"), GREEN)).max() < 5
+    frames[0].save(folder / "e.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="e.webp .*: it is a film of 2 pictures"):
+        Squares(folder, 8)
+
+
+def test_pictures_that_are_not_read_are_not_left_out_in_silence(folder):
+    for name in ("d.gif", "e.heic"):
+        (folder / name).touch()
+    with pytest.raises(ValueError, match="pictures that are not read, 'd.gif', 'e.heic': turn"):
+        Squares(folder, 8)
+
+
+def test_a_link_is_followed_and_one_to_nothing_named(folder, tmp_path):
+    Image.new("RGB", (9, 9), GREEN).save(tmp_path / "elsewhere.png")
+    (folder / "d.png").symlink_to(tmp_path / "elsewhere.png")
+    assert middle(folder, "d.png") == list(GREEN)
+    (tmp_path / "elsewhere.png").unlink()
+    with pytest.raises(ValueError, match="d.png cannot be read as a picture: .*No such file"):
+        Squares(folder, 8)
+
+
+def noise(file, seed=0, **options):
+    values = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(values).save(file, **options)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-300])
+
+
+@pytest.mark.parametrize("name", ["d.jpg", "d.png", "d.webp", "d.bmp"])
+def test_a_truncated_picture_is_found_out_before_the_long_work(folder, name):
+    for other in (name, f"e{name}"):
+        noise(folder / other)
+    assert len(Squares(folder, 8)) == 5
+    for other in (name, f"e{name}"):
+        cut(folder / other)
+    with pytest.raises(ValueError, match=f"{name} cannot be read as a picture: ") as refusal:
+        Squares(folder, 8)
+    assert str(refusal.value).endswith(f"; nor can 'e{name}'")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_found_damaged_late_is_one_sentence_and_the_others_are_kept(
+    tmp_path, monkeypatch, workers
+):
+    """Its end is whole, and its middle is not: only decoding tells."""
+    folder, cache, encoded = tmp_path / "pictures", tmp_path / "cache", []
+    folder.mkdir()
+    for k in range(6):
+        noise(folder / f"{k}.png", k)
+    whole = (folder / "4.png").read_bytes()
+    (folder / "4.png").write_bytes(whole[:3000] + bytes(100) + whole[3100:])
+
+    def latents_of():
+        squares = Squares(folder, 16)
+        return encoded_once(
+            tiny_vae(), squares, len(squares), [squares.origin], cache, workers, 2,
+            squares.origin_of,
+        ).tensors[0]  # fmt: skip
+
+    def counted(vae, images):
+        encoded.append(len(images))
+        return encode_images(vae, images)
+
+    monkeypatch.setattr("flowturbo_core.data.latents.encode_images", counted)
+    with pytest.raises(ValueError, match="4.png cannot be read as a picture: ") as refusal:
+        latents_of()
+    assert "\n" not in str(refusal.value) and encoded == [2, 2]
+    (folder / "4.png").unlink()
+    after = latents_of()
+    assert encoded == [2, 2, 1] and len(after) == 5  # the others were not encoded again
+    (folder / "4.png").write_bytes(whole)
+    assert len(latents_of()) == 6
+    torch.testing.assert_close(latents_of()[[0, 1, 2, 3, 5]], after, rtol=0.01, atol=0.01)
+    assert [file.suffix for file in cache.iterdir()] == [".npz", ".npz"]
+
+
+class Dying(torch.utils.data.Dataset):
+    """Ends the process that reads it, as a system does that is out of memory."""
+
+    def __getitem__(self, indices):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Faulty(torch.utils.data.Dataset):
+    """Fails as no data should."""
+
+    def __getitem__(self, indices):
+        raise KeyError(indices)
+
+
+def test_a_reading_process_that_is_ended_is_one_sentence():
+    with pytest.raises(ValueError, match="was ended by the system, .* fewer --workers") as refusal:
+        list(read_batches(Dying(), [[0]], 1))
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(KeyError):  # a mistake of the program's is told as such
+        list(read_batches(Faulty(), [[0]], 0))

@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from flowturbo_core.data.folders import open_pictures, read_captions
+from flowturbo_core.data.captions import read_captions
+from flowturbo_core.data.folders import open_pictures
 from flowturbo_core.evaluation import fidelity as module
 from flowturbo_core.evaluation.fidelity import (
+    default_metrics,
     fidelity,
     given_statistics,
     load_clip,
@@ -133,6 +135,53 @@ def test_of_an_adm_reference_fid_takes_the_statistics_and_recall_the_pictures(st
     assert (content["precision"], content["recall"]) == expected
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("extra", [{}, {"mu_s": np.zeros(7), "sigma_s": np.eye(7)}])
+def test_a_reference_of_statistics_alone_serves_fid(stand_in, command_line, tmp_path, dtype, extra):
+    ours = noise(30)
+    statistics = {"mu": np.full(5, 0.7, dtype), "sigma": (0.01 * np.eye(5)).astype(dtype)}
+    reference = npz(tmp_path / "stats.npz", **statistics, **extra)
+    drawn = folder_of(tmp_path / "ours", ours)
+    content = fidelity(drawn, reference, ["fid"], CPU)
+    given = given_statistics(reference)
+    expected = frechet_distance(feature_statistics(features(ours)), given)
+    assert content["fid"] == pytest.approx(expected, rel=1e-6)
+    assert (content["fid_reference"], content["num_reference"]) == ("mu and sigma", None)
+    refused(
+        "stats.npz holds mu and sigma and no pictures, .* and recall cannot: leave out recall",
+        drawn,
+        reference,
+        ["fid", "recall"],
+    )
+    refused("stats.npz holds mu and sigma and no pictures", reference, drawn, ["fid"])
+    assert default_metrics(reference) == ("fid", "isc")
+    assert default_metrics(drawn) == ("fid", "isc", "precision", "recall")
+
+
+def test_the_command_line_says_what_statistics_alone_cannot_tell(
+    command_line, stand_in, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(module, "inception_score", lambda logits: {"inception_score": 1.0})
+    reference = npz(tmp_path / "stats.npz", mu=np.zeros(5), sigma=np.eye(5))
+    done = command_line(
+        "fidelity", "--generated", folder_of(tmp_path / "ours", noise(10)),
+        "--reference", reference, "--json", tmp_path / "f.json", "--device", "cpu",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "holds no pictures: precision, recall cannot be computed" in done.out
+    assert {"fid", "inception_score"} <= json.loads((tmp_path / "f.json").read_text()).keys()
+
+
+def test_statistics_that_are_none_are_refused(no_network, tmp_path):
+    drawn = folder_of(tmp_path / "ours", noise(10))
+    for name, mu, sigma, sentence in (
+        ("flat", np.zeros((1, 2048)), np.eye(2048), "mu must be"),
+        ("of VGG", np.zeros(4096), np.eye(8), "mu must be"),
+        ("negative", np.zeros(2048), -np.eye(2048), "its diagonal holds negatives"),
+    ):
+        refused(sentence, drawn, npz(tmp_path / f"{name}.npz", mu=mu, sigma=sigma), ["fid"])
+
+
 def test_only_what_is_asked_for_is_told(stand_in, tmp_path):
     file = npz(tmp_path / "a.npz", arr_0=noise(6))
     told = {"fid", "precision", "recall"} & fidelity(file, file, ["recall"], CPU).keys()
@@ -187,9 +236,9 @@ def test_folders_that_hold_no_pictures_of_one_size(no_network, tmp_path):
 
 
 def test_pictures_of_formats_that_are_no_one_rgb_picture(no_network, tmp_path):
-    for name, shape, dtype in (("RGBA", (8, 8, 4), np.uint8), ("I;16", (8, 8), np.uint16)):
-        folder = folder_of(tmp_path / name.replace(";", ""), np.zeros((2, *shape), dtype))
-        refused(f"000.png cannot be read as a picture: its format is {name}", folder)
+    clear, deep = np.zeros((2, 8, 8, 4), np.uint8), np.zeros((2, 8, 8), np.uint16)
+    refused("000.png .*: it is transparent in places", folder_of(tmp_path / "clear", clear))
+    refused("000.png .*: its format is I;16", folder_of(tmp_path / "deep", deep))
 
 
 def test_unreadable_pictures(no_network, tmp_path):
@@ -413,11 +462,15 @@ def test_captions_are_by_name_or_a_line_each(captioned, tmp_path):
             '{"000.png": "a", "001.png": "b", "002.png": "c", "3.png": "d"}',
             "no picture for the caption of '3.png'",
         ),
-        ("c.json", '{"000.png": "a", "001.png": 3, "002.png": "c"}', "caption 2 must be a text"),
-        ("c.json", "[]", "must hold a JSON object"),
-        ("c.txt", "a\nb\n", "has 2 lines, and .*drawn 3 pictures"),
-        ("c.txt", "a\n\nb", "caption 2 must be a text, not ''"),
-        ("missing.txt", None, "cannot be read as text"),
+        (
+            "c.json",
+            '{"000.png": "a", "001.png": 3, "002.png": "c"}',
+            "c.json, '001.png': the caption must be a text, not 3",
+        ),
+        ("c.json", "3", "must hold a JSON object of captions, or a list, not a int"),
+        ("c.txt", "a\nb\n", "has 2 captions, and .*drawn 3 pictures"),
+        ("c.txt", "a\n\nb", "c.txt, line 2: the caption must be a text, not ''"),
+        ("missing.txt", None, "there is no file"),
         ("missing.json", None, "there is no file"),
     ],
 )

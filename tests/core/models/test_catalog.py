@@ -8,6 +8,7 @@ from PIL import Image
 from flowturbo_core.models import catalog
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.class_pictures import PIXELS, write_class_pictures
+from flowturbo_core.pipelines.loading import load_pipeline
 
 
 @pytest.fixture
@@ -35,7 +36,8 @@ def test_a_model_is_found_by_name_or_by_folder(shelf, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["nothing-of-the-kind", "README.md", "no/such/folder"])
-def test_an_unknown_model_is_refused_with_the_known_names(shelf, name):
+def test_an_unknown_model_is_refused_with_the_known_names(shelf, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "wind")  # where no README.md is
     with pytest.raises(ValueError) as refusal:
         catalog.model_folder(name)
     for part in (name, "flying", "sailing"):
@@ -107,3 +109,71 @@ def change(folder, **changes):
     file = folder / "model_index.json"
     index = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({k: v for k, v in index.items() if v is not None}))
+
+
+WEIGHT_FILES = ["x.safetensors", "v1-5.ckpt", "SiT-XL-2-256.PT"]
+
+
+@pytest.mark.parametrize("file", [*WEIGHT_FILES, "picture.png", "model_index.json"])
+@pytest.mark.parametrize("how", [ModelDescription.read, load_pipeline])
+def test_a_file_is_no_model_and_the_sentence_says_what_is(tmp_path, file, how):
+    (tmp_path / file).write_bytes(b"{}")
+    with pytest.raises(ValueError) as refusal:
+        how(tmp_path / file)
+    sentence = str(refusal.value)
+    assert file in sentence or "..." in sentence
+    assert "is a file" in sentence and "\n" not in sentence
+    assert ("convert sit" in sentence) == (file in WEIGHT_FILES)
+    if file == "model_index.json":
+        assert sentence.endswith(f"name the folder, {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("stabilityai/sd-turbo", "hf download stabilityai/sd-turbo --local-dir FOLDER"),
+        ("XCLiu/instaflow_0_9B_from_sd_1_5", "flowturbo_core download instaflow-0.9b"),
+        ("https://huggingface.co/XCLiu/instaflow_0_9B_from_sd_1_5", "download instaflow-0.9b"),
+        ("https://huggingface.co/a/b", "is an address"),
+        ("s3://bucket/model", "is an address"),
+        ("", "a model is a name or a folder's path, not ''"),
+        (" ", "a model is a name or a folder's path, not ' '"),
+        ("x" * 5000, "there is no model"),
+        ("a\0b", "there is no model"),
+    ],
+)
+def test_what_is_no_folder_is_told_what_is_wanted(name, said):
+    with pytest.raises(ValueError) as refusal:
+        load_pipeline(name)
+    sentence = str(refusal.value)
+    assert said in sentence and "\n" not in sentence and len(sentence) < 400
+
+
+@pytest.mark.parametrize("command", [("sample", "--output-dir", "out"), ("tune",)])
+def test_the_command_line_says_the_same(command_line, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    done = command_line(*command, "--model", "owner/name")
+    assert done.code == 2 and "hf download owner/name" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_home_and_a_slash_at_the_end_are_understood(pipeline_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(pipeline_folder.parent))
+    assert catalog.model_folder(f"~/{pipeline_folder.name}/") == pipeline_folder
+    assert catalog.model_folder("postcards-sit/") == catalog.MODELS_FOLDER / "postcards-sit"
+
+
+def test_the_folder_to_name_is_said(pipeline_folder, tmp_path):
+    cases = {
+        pipeline_folder / "vae": f"name {pipeline_folder}",
+        tmp_path: f"name {pipeline_folder}",
+        tmp_path / "empty": "it is empty",
+        tmp_path / "weights": "this holds model.safetensors",
+    }
+    for name, content in (("empty", ".DS_Store"), ("weights", "model.safetensors")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / content).touch()
+    for folder, said in cases.items():
+        with pytest.raises(ValueError, match="has no model_index.json") as refusal:
+            load_pipeline(folder)
+        assert said in str(refusal.value) and "\n" not in str(refusal.value)

@@ -12,6 +12,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from flowturbo_core.models.convert import read_checkpoint
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
@@ -445,3 +446,113 @@ def test_a_pixel_unshuffled_autoencoder_keeps_its_kind(convert, tmp_path):
     assert code == 0, error
     pipeline = ClassConditionalPipeline.from_pretrained(folder)
     assert pipeline([0], "E1").images[0].mode == "RGB"
+
+
+def prefixed(prefix):
+    return lambda state: {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+WRAPPED = {
+    "module.": prefixed("module."),
+    "_orig_mod.": prefixed("_orig_mod."),
+    "both": prefixed("_orig_mod.module."),
+    "both, turned": prefixed("module._orig_mod."),
+    "Lightning": lambda state: {"state_dict": prefixed("model.")(state), "epoch": 3},
+    **{
+        name: lambda state, name=name: {name: state, "step": 7}
+        for name in ("state_dict", "model", "ema", "model_state_dict", "params_ema")
+    },
+    "nested": lambda state: {"model": {"state_dict": prefixed("module.")(state)}},
+    "averages beside others": lambda state: {
+        "params": {name: tensor + 1 for name, tensor in state.items()},
+        "params_ema": state,
+    },
+    "torch's averages": lambda state: {
+        "ema": prefixed("module.")(state) | {"n_averaged": torch.tensor(5)}
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_what_trainings_wrap_weights_in_is_taken_off(tmp_path, name):
+    expected = predictor_state()
+    torch.save(WRAPPED[name](expected), tmp_path / "wrapped.pt")
+    found = read_checkpoint(tmp_path / "wrapped.pt")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+def test_raw_takes_what_was_trained_wherever_it_is(tmp_path):
+    averaged, trained = predictor_state(1), predictor_state(2)
+    torch.save({"params": trained, "params_ema": averaged}, tmp_path / "a.pt")
+    for raw, expected in ((True, trained), (False, averaged)):
+        found = read_checkpoint(tmp_path / "a.pt", raw)
+        assert torch.equal(found["pos_embed"], expected["pos_embed"])
+    torch.save({"params_ema": averaged}, tmp_path / "b.pt")
+    with pytest.raises(ValueError, match="has no 'model' weights, only"):
+        read_checkpoint(tmp_path / "b.pt", raw=True)
+
+
+def test_a_name_that_only_some_have_is_none_of_a_wrapper(convert):
+    state = predictor_state()
+    state["module.pos_embed"] = state.pop("pos_embed")
+    assert_refused(convert(state), "pos_embed is missing")
+
+
+def test_a_mapping_that_holds_itself_is_refused(tmp_path):
+    content = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "endless.pt")
+    with pytest.raises(ValueError, match="does not hold a state dict"):
+        read_checkpoint(tmp_path / "endless.pt")
+
+
+def test_a_checkpoint_in_safetensors_is_read(convert, tmp_path):
+    save_file(predictor_state(), tmp_path / "sit.safetensors")
+    code, error, folder = convert(tmp_path / "sit.safetensors")
+    assert code == 0, error
+    found = ClassConditionalPipeline.from_pretrained(folder).predictor.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in predictor_state().items())
+
+
+@pytest.mark.parametrize("name", ["sit.pt", "sit.safetensors"])
+def test_a_checkpoint_that_is_still_on_git_lfs_is_refused(convert, tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert_refused(convert(tmp_path / name), "git lfs pull")
+
+
+@pytest.mark.parametrize(
+    "name", ["diffusion_pytorch_model.bin", "pytorch_model.bin", "diffusion_pytorch_model.fp16.bin"]
+)
+def test_an_autoencoder_of_pickles_is_read(convert, vae_folder, tmp_path, name):
+    folder = shutil.copytree(vae_folder, tmp_path / "pickled")
+    (file,) = folder.glob("*.safetensors")
+    torch.save({key: tensor.clone() for key, tensor in load_file(file).items()}, folder / name)
+    file.unlink()
+    code, error, output = convert(predictor_state(), vae=folder)
+    assert code == 0, error
+    found = ClassConditionalPipeline.from_pretrained(output).vae.state_dict()
+    expected = tiny_vae().state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    # The sentence of who meets such a folder in a model names this command.
+    shutil.rmtree(output / "vae")
+    shutil.copytree(folder, output / "vae")
+    with pytest.raises(ValueError, match="a pickle, which could run code: `.*convert sit` reads"):
+        ClassConditionalPipeline.from_pretrained(output)
+
+
+def test_code_in_an_autoencoders_pickle_is_never_run(convert, vae_folder, tmp_path):
+    folder, marker = shutil.copytree(vae_folder, tmp_path / "pickled"), tmp_path / "marker"
+    (file,) = folder.glob("*.safetensors")
+    file.unlink()
+    torch.save({"x": Hostile(marker)}, folder / "diffusion_pytorch_model.bin")
+    assert_refused(convert(predictor_state(), vae=folder), "it wants to run")
+    assert not marker.exists()
+
+
+def test_a_whole_model_as_the_autoencoder_is_told_where_its_own_is(convert, vae_folder, tmp_path):
+    shutil.copytree(vae_folder, tmp_path / "whole" / "vae")
+    assert_refused(
+        convert(predictor_state(), vae=tmp_path / "whole"), f"name its autoencoder, {tmp_path}"
+    )
+    assert_refused(convert(predictor_state(), vae="stabilityai/sd-vae-ft-ema"), "no folder")

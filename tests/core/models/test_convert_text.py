@@ -46,7 +46,7 @@ def test_the_command_writes_a_model_that_makes_the_same_pictures(command_line, p
 def test_its_settings_go_into_the_index(pickled, tmp_path):
     convert_text_to_image(pickled, tmp_path / "safe", {"default_plan": "E1"})
     index = json.loads((tmp_path / "safe" / "model_index.json").read_text())
-    assert index["default_plan"] == "E1" and index["_class_name"] == "StableDiffusionPipeline"
+    assert index["default_plan"] == "E1" and index["_class_name"] == "RectifiedFlowPipeline"
 
 
 class Malicious:
@@ -81,7 +81,7 @@ def another_model(folder):
     ("spoil", "sentence"),
     [
         (no_part, "unet"),
-        (no_weights, r"there is no file .*vae.diffusion_pytorch_model\.bin"),
+        (no_weights, r"there is no file .*vae.diffusion_pytorch_model\.safetensors"),
         (cut, r"diffusion_pytorch_model\.bin is (truncated|refused)"),
         (
             with_code,

@@ -384,3 +384,20 @@ def test_the_same_weights_with_other_statistics_are_another_autoencoder():
 def test_wide_and_odd_models_sample_too():
     pipeline = tiny_pipeline(patch_size=4, num_classes=5, learn_sigma=True)
     assert len(pipeline([4, 3], "H1P1R1").images) == 2
+
+
+def test_who_asks_for_guidance_of_zero_is_warned_as_classes_then_have_no_effect(pipeline):
+    noise = {"plan": "E1", "guidance_scale": 0, "seed": 1, "output_type": "latent"}
+    with pytest.warns(UserWarning, match="at guidance 0 the class has no effect;") as warned:
+        first, second = (pipeline([label], **noise).latents for label in (0, 1))
+    assert torch.equal(first, second)
+    assert [its.filename for its in warned] == [__file__] * 2
+    with pytest.warns(UserWarning, match="at guidance 0 the class"):
+        pipeline.stream([0], guidance_scale=0)
+
+
+def test_of_guidance_on_some_channels_no_more_is_said_than_holds():
+    partial = tiny_pipeline(guided_channels=3)
+    (said,) = partial.warnings(partial.request([0], guidance_scale=0))
+    assert "no effect on 3 of 4 channels" in said
+    assert partial.warnings(partial.request([0])) == []

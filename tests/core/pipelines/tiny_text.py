@@ -95,7 +95,7 @@ OLD_TOKENIZER_CONFIG = {
 }
 # Parts of a Stable Diffusion folder that this project passes over: the entry, and a file of each.
 PASSED_OVER = {
-    "scheduler": (["diffusers", "FlowMatchEulerDiscreteScheduler"], "scheduler_config.json"),
+    "scheduler": (["diffusers", "PNDMScheduler"], "scheduler_config.json"),
     "safety_checker": (
         ["stable_diffusion", "StableDiffusionSafetyChecker"],
         "pytorch_model.bin",
@@ -111,8 +111,11 @@ OLD_ATTENTION = {
 }
 
 
-def write_sd_folder(pipeline, folder, class_name="StableDiffusionPipeline"):
-    """Write a pipeline as Stable Diffusion 1.5 is: old names of weights, and parts not used."""
+def write_sd_folder(pipeline, folder, class_name="RectifiedFlowPipeline"):
+    """Write a pipeline as InstaFlow's are, in Stable Diffusion 1.5's layout.
+
+    With old names of weights, and parts that are not used.
+    """
     pipeline.save_pretrained(folder)
     index = {
         "_class_name": class_name,

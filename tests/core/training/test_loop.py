@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ from flowturbo_core.training.loop import (
     step_generator,
 )
 from flowturbo_core.training.recipes import get_recipe
-from tests.core.training.tiny import SETTINGS, flow_objective, train
+from tests.core.training.tiny import SETTINGS, flow_objective, latents, train
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,13 +39,13 @@ def checkpoint(output):
 
 
 def assert_same(one, other, path="checkpoint"):
-    """Compare two checkpoints to the bit; only the clock may differ."""
+    """Compare two checkpoints to the bit; the clock may differ, and over what losses are means."""
     assert type(one) is type(other), path
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other), path
     elif isinstance(one, dict):
         assert one.keys() == other.keys(), path
-        for key in one.keys() - {"minutes"}:
+        for key in one.keys() - {"minutes", "losses"}:
             assert_same(one[key], other[key], f"{path}.{key}")
     elif isinstance(one, list | tuple):
         assert len(one) == len(other), path
@@ -115,6 +115,92 @@ def test_resuming_a_finished_run_takes_no_step(tmp_path, whole_run):
     record = train(flow_objective(), tmp_path, 7, resume=True)
     assert_same(checkpoint(tmp_path), whole_run)
     assert record["runs"][-1]["steps"] == 7
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 2}, {"learning_rate": 1e-3}, {"seed": 6}])
+def test_a_run_resumed_with_other_settings_is_another_one_from_there(tmp_path, change):
+    first = train(flow_objective(), tmp_path, 3)["runs"][0]
+    changed = replace(SETTINGS, **change)
+    record = train(flow_objective(), tmp_path, 5, changed, resume=True)
+    again = train(flow_objective(), tmp_path, 6, changed, resume=True)["runs"]
+    assert record["runs"][0] == again[0] == first
+    assert (first["steps"], first["images_seen"]) == (3, 12)
+    for runs, steps in ((record["runs"], 2), (again, 3)):
+        assert len(runs) == 2 and runs[1]["steps"] == steps
+        assert runs[1]["images_seen"] == steps * changed.batch_size
+        assert runs[1]["settings"] == json.loads(json.dumps(asdict(changed)))
+    assert again[1]["losses"] and checkpoint(tmp_path)["position"]["step"] == 6
+    assert checkpoint(tmp_path)["position"]["examples"] == 12 + 3 * changed.batch_size
+
+
+class Watching(FlowObjective):
+    """Remembers which examples it was given."""
+
+    def forward(self, batch, generator):
+        self.seen = [*getattr(self, "seen", []), *(batch[0][:, 0, 0, 0].tolist())]
+        return super().forward(batch, generator)
+
+
+def test_a_run_resumed_with_another_batch_goes_on_at_its_place_in_the_data(tmp_path):
+    whole, parts = flow_objective(kind=Watching), []
+    train(whole, tmp_path / "whole", 5)
+    for steps, size, resume in ((2, 4, False), (8, 2, True)):
+        parts.append(flow_objective(kind=Watching))
+        changed = replace(SETTINGS, batch_size=size)
+        train(parts[-1], tmp_path / "parts", steps, changed, resume=resume)
+    assert parts[0].seen + parts[1].seen == whole.seen
+
+
+def test_another_machine_and_other_data_are_other_entries(tmp_path, monkeypatch):
+    train(flow_objective(), tmp_path, 2)
+    monkeypatch.setattr(loop, "describe_device", lambda device: "another")
+    train(flow_objective(), tmp_path, 3, resume=True)
+    more = flow_objective()
+    more.data = latents(12)
+    runs = train(more, tmp_path, 4, resume=True)["runs"]
+    assert [run["steps"] for run in runs] == [2, 1, 1]
+    assert [run["device"] == "another" for run in runs] == [False, True, True]
+    assert [run["num_examples"] for run in runs] == [10, 10, 12]
+
+
+def test_a_resumed_run_keeps_the_record_of_the_weights_it_began_with(tmp_path):
+    earlier = [{"steps": 100, "settings": {"seed": 1}}]
+    train(flow_objective(), tmp_path, 2, earlier_runs=earlier)
+    runs = train(flow_objective(), tmp_path, 3, resume=True)["runs"]
+    assert runs[0] == earlier[0] and [run["steps"] for run in runs] == [100, 3]
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_and_says_what_it_takes_for_granted(
+    tmp_path, whole_run, capsys
+):
+    train(flow_objective(), tmp_path, 3)
+    state = checkpoint(tmp_path)
+    old = {name: state[name] for name in ("model", "optimizers", "ema", "position")}
+    del old["position"]["examples"]
+    torch.save(old, tmp_path / "checkpoint.pt")
+    (run,) = train(flow_objective(), tmp_path, 7, resume=True)["runs"]
+    assert "earlier version, which did not count the images" in capsys.readouterr().out
+    assert (run["steps"], run["images_seen"]) == (7, 28)
+    assert_same(checkpoint(tmp_path), whole_run)
+
+
+def test_a_disk_that_is_full_is_one_sentence_and_leaves_the_last_checkpoint(
+    tmp_path, monkeypatch, whole_run
+):
+    train(flow_objective(), tmp_path, 3)
+    genuine = torch.save
+
+    def full(state, file):
+        Path(file).write_bytes(b"half of it")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ValueError, match="checkpoint.pt cannot be written: writing broke off"):
+        train(flow_objective(), tmp_path, 7, resume=True)
+    assert not list(tmp_path.glob("*.partial"))
+    monkeypatch.setattr(torch, "save", genuine)
+    train(flow_objective(), tmp_path, 7, resume=True)
+    assert_same(checkpoint(tmp_path), whole_run)
 
 
 def test_dying_while_writing_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, whole_run):
@@ -324,7 +410,7 @@ def test_no_warm_up_and_no_decay_is_a_constant_rate():
 
 
 def batches(count, data, first_step=0, batch_size=6, seed=3, rank=0, ranks=1):
-    stream = iter(StepBatches(first_step, batch_size, data, seed, rank, ranks))
+    stream = iter(StepBatches(first_step * batch_size, batch_size, data, seed, rank, ranks))
     return [next(stream) for _ in range(count)]
 
 

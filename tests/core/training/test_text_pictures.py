@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from flowturbo_core.models.unet import SD_REFINER
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+from flowturbo_core.training import commands
 from flowturbo_core.training.loop import build_optimizers
 from flowturbo_core.training.recipes import get_recipe
 from flowturbo_core.training.text import with_captions
@@ -114,9 +115,9 @@ def _transparent(own):
 @pytest.mark.parametrize(
     ("spoil", "options", "named"),
     [
-        (_no_caption, (), ["no caption for the picture 'b.jpg'"]),
-        (_control_character, (), ["prompt", "control character"]),
-        (_transparent, (), ["a.png", "RGBA"]),
+        (_no_caption, (), ["no caption for 2 of the pictures: 'b.jpg', 'c.png'"]),
+        (_control_character, (), ["captions.json, 'a.png': the caption", "control character"]),
+        (_transparent, (), ["a.png", "transparent"]),
         (lambda own: own.pop("--captions"), (), ["--pictures and --captions"]),
         (lambda own: own.pop("--pictures"), (), ["--pictures and --captions"]),
         (lambda own: None, ("--num-latents", 4), ["num_latents", "1 to 3, not 4"]),
@@ -145,3 +146,17 @@ def test_pictures_are_for_text_refiners_alone(drawn, train, own):
 def test_a_recipe_trains_what_it_has(drawn, train, sd_folder, what, named):
     done = train(what, "--steps", 1, "--recipe", "sd-1-5", "--predictor", sd_folder)
     assert_refused(done, "sd-1-5", named)
+
+
+def test_the_sign_of_a_foreign_velocity_is_that_of_its_training(train, sd_folder, own, monkeypatch):
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    (sd_folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    seen = []
+
+    def objective(pipeline, *_):
+        seen.append(pipeline.velocity)
+        raise ValueError("that is all")
+
+    monkeypatch.setattr(commands, "TextRefinerObjective", objective)
+    train("text-refiner", "--steps", 1, "--predictor", sd_folder, *words(own))
+    assert seen == ["noise - data"]

@@ -1,0 +1,52 @@
+"""Writes a value, or the allowed ones, so briefly that a sentence of refusal can hold it."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+_LISTED = 400  # characters; a longer list of names is not read
+_NEAREST = 5
+
+
+def brief(value: object, most: int = 60) -> str:
+    """Return `value` as Python writes it, cut to `most` characters, for a sentence."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def few(values: Iterable[object], many: int = 3) -> str:
+    """Return the first of `values` for a sentence, and how many others there are."""
+    each = [brief(value) for value in values]
+    rest = f" and {len(each) - many:,} more" if len(each) > many else ""
+    return ", ".join(each[:many]) + rest
+
+
+def unknown(what: str, value: object, names: Sequence[str], plural: str | None = None) -> str:
+    """Return the sentence that refuses `value` because it is not one of `names`.
+
+    It lists all names if the list is short, or else the few that are spelt most alike.
+    """
+    begin, plural = f"{what} {brief(value)} is not known", plural or f"{what}s"
+    listed = ", ".join(names)
+    if len(listed) <= _LISTED:
+        return f"{begin}; the {plural} are {listed}" if names else f"{begin}; there are none"
+    near = _nearest(str(value)[:100], names)
+    such = f"the nearest are {few(near, _NEAREST)}" if near else f"such as {few(names[:3])}"
+    return f"{begin}; there are {len(names):,} {plural}, {such}"
+
+
+def check_known(plural: str, values: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ValueError unless `values` are at least one, and all of them among `names`."""
+    wrong = [value for value in values if value not in names]
+    if wrong or not values:
+        raise ValueError(f"{plural} {brief(', '.join(wrong))}: choose from {', '.join(names)}")
+
+
+def _nearest(text: str, names: Sequence[str]) -> list[str]:
+    """Return the few names that contain `text`, or else those that are spelt most alike."""
+    wanted, by_lower = text.strip().lower(), {name.lower(): name for name in names}
+    holding = [its for name, its in by_lower.items() if wanted and wanted in name]
+    alike = difflib.get_close_matches(wanted, by_lower, _NEAREST)
+    return (holding or [by_lower[name] for name in alike])[:_NEAREST]

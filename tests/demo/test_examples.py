@@ -1,0 +1,78 @@
+"""What the page opens with: kept with the project, of the models that ship."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo import examples, readout, wiring
+from demo.class_service import ClassService
+from demo.events import Done, Preview
+from demo.text_service import TextService
+from flowturbo_core.models.catalog import MODELS_FOLDER, ModelDescription
+from flowturbo_core.models.front import weights_hash
+
+KINDS = {"postcards-sit": ClassService, "postcards-t2i": TextService}
+
+
+@pytest.fixture(params=KINDS)
+def description(request):
+    return ModelDescription.read(request.param)
+
+
+def service_of(description):
+    """Return a service that nobody will ask for anything."""
+    service = object.__new__(KINDS[description.name])
+    service.model = description
+    return service
+
+
+def test_each_model_that_ships_has_one_of_its_defaults_and_weights(description):
+    kept = examples.of(description)
+    assert kept.done.settings == service_of(description).default_settings
+    record = (examples.FOLDER / description.name / "example.json").read_text()
+    # `make examples` makes them again.
+    assert f'"weights": "{weights_hash(description.folder)}"' in record
+
+
+def test_the_page_says_where_and_that_they_were_made_before(description):
+    kept = examples.of(description)
+    pictures, text, _, strip, _, latest = wiring._made_before(kept)
+    kind = type(kept.done.settings)
+    for k, (file, caption) in enumerate(pictures):
+        assert caption == kept.done.captions[k]
+        assert kind.from_png(file) == kept.done.settings.of_picture(k)
+    assert "ms / image, made before" in text and f"made before on {kept.machine}" in text
+    assert "Generate makes new ones" in text and "times as fast as H8" in text
+    assert strip.count("<img") == len(kept.done.kinds)
+    assert len(latest.trajectories) == len(pictures)
+
+
+def test_what_is_written_is_read(tmp_path, text_service):
+    asked = "a cat", "", 1, 1, 1, 1.5, 128, 128, 2, 7, False
+    *previews, done = text_service.generate_text_to_image(*asked)
+    assert isinstance(done, Done) and all(isinstance(its, Preview) for its in previews)
+    examples.write(tmp_path, previews, done, "a machine", "a hash")
+    kept = examples.read(tmp_path)
+    assert kept.machine == "a machine" and len(kept.previews) == 3
+    for own, read in zip(done.pictures, kept.done.pictures, strict=True):
+        assert np.array_equal(np.asarray(own), np.asarray(read))
+    for own, read in zip(previews, kept.previews, strict=True):
+        assert read.curvature == own.curvature and read.block == own.block
+    assert readout.finished(kept.done, kept) != readout.finished(kept.done)
+    assert kept.done.timing.ms_per_image == pytest.approx(done.timing.ms_per_image, abs=0.1)
+
+
+def test_a_model_that_only_has_the_name_of_one_that_ships_has_none(description, tmp_path):
+    assert examples.of(replace(description, folder=tmp_path / description.name)) is None
+
+
+def test_all_of_it_is_small():
+    files = [file for file in examples.FOLDER.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 500_000
+    assert {file.parent.name for file in files} == set(KINDS)
+    assert MODELS_FOLDER.parent == examples.FOLDER.parent
+    for file in examples.FOLDER.rglob("*.png"):
+        with Image.open(file) as picture:
+            assert picture.size == (128, 128)

@@ -1,0 +1,52 @@
+"""What a part of the project may import: docs/architecture.md has the floors."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = {"models": 1, "data": 1, "pipelines": 2, "evaluation": 3, "training": 3, "cli": 4}
+# Modules that import from a higher floor, and which one: the architecture's page names them.
+UPWARD = {f"models/{name}.py" for name in ("bundle", "convert", "convert_text", "class_pictures")}
+
+
+def imported(file):
+    """Return the full names of the modules and names that a file imports, wherever it does."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {its.name for its in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{its.name}" for its in node.names)}
+    return names
+
+
+def floor_of(path):
+    """Return the floor of a module of the core by its path below flowturbo_core."""
+    return FLOORS.get(path.parts[0], 0)
+
+
+@pytest.mark.parametrize(
+    "folder, banned", [("flowturbo_core", {"gradio", "demo"}), ("demo/tabs", {"torch"})]
+)
+def test_no_module_imports_what_its_floor_may_not(folder, banned):
+    found = {
+        (str(file.relative_to(ROOT)), name)
+        for file in (ROOT / folder).rglob("*.py")
+        for name in imported(file)
+        if name.split(".")[0] in banned
+    }
+    assert not found
+
+
+def test_modules_of_the_core_import_only_from_their_floor_or_below():
+    core = ROOT / "flowturbo_core"
+    upward = set()
+    for file in core.rglob("*.py"):
+        path = file.relative_to(core)
+        for name in imported(file):
+            parts = Path(*name.split(".")[1:]) if name.startswith("flowturbo_core.") else Path()
+            if parts.parts and floor_of(parts) > floor_of(path) and path.name != "__main__.py":
+                upward.add(str(path))
+    assert upward == UPWARD
