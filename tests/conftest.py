@@ -1,6 +1,7 @@
 """Tiny models that tests share: made once a session, small enough for any machine."""
 
 import json
+import os
 import shutil
 import sys
 from types import SimpleNamespace
@@ -15,6 +16,9 @@ from flowturbo_core.models.front import weights_hash
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from tests.shared import differing, fingerprint, global_state, module_state, seed_all
+
+# As Gradio sets it, once and for all, when the first page is built.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "True"
 
 TINY_SIT = {
     "sample_size": 8,
