@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from flowturbo_core.checks import cut
 from flowturbo_core.models.catalog import check_user_cache, read_json, user_cache
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
@@ -164,4 +165,4 @@ def _others(entries: Any) -> tuple[FrontPlan, ...]:
 
 def _check_distinct(names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
-        raise ValueError(f"a plan is named twice in {brief(', '.join(names))}")
+        raise ValueError(f"a plan is named twice in {cut(', '.join(names))}")
