@@ -121,7 +121,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_request_is_served(monkeypatch, p
         fill(full)
         event, data = post(page.local_url, values)
     assert event == "error"
-    assert data["error"].startswith(f"The disk of {folder()} is full") and "\n" not in data["error"]
+    assert f"{folder()} cannot be written: the disk is full" in data["error"]
     assert post(page.local_url, values)[0] == "complete"
 
 
@@ -166,6 +166,6 @@ def test_a_full_disk_is_said_on_the_page(visit, monkeypatch):
     with monkeypatch.context() as full:
         fill(full)
         visit.generate.click()
-        visit.expect_toast("is full: no picture can be shown until there is space")
+        visit.expect_toast("cannot be written: the disk is full")
         expect(visit.generate).to_be_enabled()
     visit.run()
