@@ -15,13 +15,14 @@ GPU_BENCH := --device cuda --dtype bfloat16 --modes eager,compiled --batch-size 
 BASE_PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-all screenshots examples benchmarks text-benchmarks refiners tables lint format gpu gpu-tests gpu-benchmarks gpu-classes gpu-texts eval-env eval-test clean
+.PHONY: help demo test test-all soak screenshots examples benchmarks text-benchmarks refiners tables lint format gpu gpu-tests gpu-benchmarks gpu-classes gpu-texts eval-env eval-test clean
 
 help:
 	@echo "make demo      install what is needed and start the page on http://127.0.0.1:7860"
 	@echo "make test      all tests but the slow ones and those that need a GPU"
 	@echo "               make test ORDER=7: in a random order, always the same of one seed"
 	@echo "make test-all  the slow tests too"
+	@echo "make soak      50 clients and 1,000 requests: memory, files and the server's end (minutes)"
 	@echo "make screenshots  take the README's pictures of the page again"
 	@echo "make examples  make again the pictures that the page opens with"
 	@echo "make benchmarks  measure again what assets/benchmarks holds (hours)"
@@ -61,6 +62,10 @@ test: $(VENV)/test.stamp $(VENV)/chromium.stamp
 
 test-all: test
 	$(RUN) -m pytest -q -m "slow and not gpu"
+
+# Day after day in minutes, over loopback alone; assets/benchmarks/soak.json holds what it measured.
+soak: $(VENV)/test.stamp
+	$(RUN) -m tests.soak $(ARGS)
 
 # The pictures of the page that the README shows, taken by the browser's tests.
 screenshots: $(VENV)/test.stamp $(VENV)/chromium.stamp

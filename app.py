@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import socket
-import sys
 import tempfile
 import time
 from typing import Annotated
@@ -12,7 +11,7 @@ from typer import Option
 
 from demo import cache
 from demo.cache import Keeping
-from demo.lifecycle import Interrupted, close, leaving, watch_signals
+from demo.lifecycle import close, leaving
 from flowturbo_core.requests import whole_number
 from flowturbo_core.usage import number, run
 
@@ -48,7 +47,7 @@ def main(
     keep_mb: Annotated[
         int, Option(parser=number, help="At most, of pictures; then the oldest go.")
     ] = 1000,
-) -> int:
+) -> None:
     """Build the page and serve it until Ctrl+C, which ends it with 130, or SIGTERM, with 0."""
     port = whole_number("port", port, 1, 65535)
     queue_size = whole_number("queue size", queue_size, 1, 1000)
@@ -70,7 +69,6 @@ def main(
 
     page, services = None, ()
     try:
-        watch_signals()
         from demo.studio import load_services  # only now: what they import takes seconds
         from demo.ui import build, launch_options
 
@@ -92,9 +90,6 @@ def main(
                 service.wait()  # a model that cannot be loaded ends the program
         while True:
             time.sleep(1)
-    except Interrupted as end:
-        print("stopping; a second time ends at once", file=sys.stderr)
-        return end.code
     finally:
         close(page, services)
 

@@ -19,11 +19,12 @@ from demo import readout
 from demo.class_service import ClassService
 from demo.events import Done, Preview
 from demo.gate import REFUSED, in_one_line
-from demo.pictures import Unwritable, captioned, preview_file, setting_files
+from demo.pictures import captioned, preview_file, setting_files
 from demo.service import GUIDANCE_SCALE, Service
 from demo.slider_plans import PSEUDO_STEPS, REFINER_STEPS, SOLVER_STEPS
 from demo.text_service import TextService
 from demo.wiring import GPU, in_a_sentence, told
+from flowturbo_core.files import Unwritable
 from flowturbo_core.requests import MAX_SEED, MAX_SIDE, MAX_TEXT
 
 _MAX_WORDS = 2000  # characters of an answer

@@ -39,13 +39,11 @@ _PRESSED_RUN = """element.addEventListener("click", (event) => {
 });"""
 
 
-# Says of each preset in plain words what its plan does. Gradio gives every choice of a radio a name
-# of its own: as one group, they are one stop of Tab, and arrows choose.
+# Says of each preset in plain words what its plan does.
 _EXPLAINED_PRESETS = """
 const plan = element.closest(".plan");
-const explain = () => plan.querySelectorAll(".preset input").forEach((input, index, all) => {
+const explain = () => plan.querySelectorAll(".preset input").forEach((input) => {
     const words = props.words[input.value];
-    input.name = all[0].name;
     input.parentElement.title = words;
     input.setAttribute("aria-description", words);
 });

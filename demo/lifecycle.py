@@ -37,12 +37,11 @@ class Interrupted(BaseException):
         self.code = code
 
 
-def watch_signals() -> None:
-    """From now on, let Ctrl+C and SIGTERM raise Interrupted, once, wherever the program is."""
-
+def _watch_signals() -> None:
     def interrupt(number: int, frame: FrameType | None) -> None:
         for each in EXIT_CODES:
             signal.signal(each, end_at_once)
+        os.write(2, b"stopping; a second time ends at once\n")  # Python's own may be in use
         raise Interrupted(EXIT_CODES[signal.Signals(number)])
 
     def end_at_once(number: int, frame: FrameType | None) -> None:
@@ -71,13 +70,15 @@ def close(page: "gr.Blocks | None", services: "Sequence[Service]") -> None:
 
 @contextmanager
 def leaving() -> Iterator[None]:
-    """End the process as SystemExit says, and do not take the interpreter down before.
+    """Let Ctrl+C and SIGTERM raise Interrupted, once, wherever the program is, and then end it.
 
-    There is nothing left to save, and a thread may be inside torch.
+    It ends as that or SystemExit says, and does not take the interpreter down before: there is
+    nothing left to save, and a thread may be inside torch.
     """
     try:
+        _watch_signals()
         yield
-    except SystemExit as end:
+    except (SystemExit, Interrupted) as end:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))

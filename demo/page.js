@@ -87,6 +87,25 @@
         if (key === "Enter" && !ctrlKey && !metaKey && target.type === "number") settle(target);
     });
 
+    // Gradio gives every choice its own group, so that each is a stop of Tab. They are one: arrows
+    // choose, but of the examples, which are pressed rather than chosen.
+    const choices = (fieldset) => [...fieldset.querySelectorAll("input[type=radio]")];
+    const group = (fieldset) => {
+        const all = choices(fieldset);
+        const stop = all.find((its) => its.checked) ?? all[0];
+        for (const choice of all) choice.tabIndex = choice === stop ? 0 : -1;
+    };
+    document.addEventListener("keydown", (event) => {
+        const fieldset = event.target.type === "radio" && event.target.closest("fieldset");
+        const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+        if (!fieldset || !(event.key in steps)) return;
+        event.preventDefault();
+        const all = choices(fieldset);
+        const to = all.at((all.indexOf(event.target) + steps[event.key]) % all.length);
+        to.focus();
+        if (!fieldset.matches(".examples")) to.click();
+    });
+
     // Gradio hears of what is written only from keys that write a letter: not of what is deleted,
     // pasted or dictated.
     let isKey = false;
@@ -139,6 +158,7 @@
                 handingOver.observe(button, { attributeFilter: ["disabled"] });
             });
         }
+        document.querySelectorAll("fieldset:has(input[type=radio])").forEach(group);
         // A message is said once, and by its words alone.
         document.querySelectorAll("[data-testid=toast-body][role=status]").forEach((toast) => {
             toast.setAttribute("role", "group");

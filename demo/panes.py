@@ -43,7 +43,7 @@ def build(
             return [gr.skip()] * (1 + len(names))
         return [name, *chosen(name)]
 
-    menu.input(chosen, menu, panes, **HELPER)
+    menu.input(chosen, menu, panes, trigger_mode="always_last", **HELPER)
     page.load(opened, None, [menu, *panes], **HELPER)
 
 

@@ -1,17 +1,13 @@
 """Pictures as files that a browser fetches."""
 
-import errno
 import hashlib
 import json
 import os
-import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO
 from zipfile import ZipFile
 
 import numpy as np
@@ -19,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from demo import cache
+from flowturbo_core.files import written_whole
 from flowturbo_core.metadata import AnySettings
 
 _LEVELS = 255
@@ -27,10 +24,6 @@ _SHOWN_WHOLE = 99  # percent of the levels; the few of a shifted edge would keep
 
 
 REMOVED = "These pictures were removed, as they are kept for a while only: run it again."
-
-
-class Unwritable(ValueError):
-    """Pictures cannot be written: the disk is full, or the folder is nobody's to write to."""
 
 
 @dataclass(frozen=True)
@@ -92,35 +85,9 @@ def _png_file(folder: Path, picture: Image.Image, name: str, text: PngInfo | Non
     try:
         os.utime(file)  # it is as new as one that is written now
     except FileNotFoundError:
-        with _written(file) as part:
-            part.write(content)
+        with written_whole(file, named=cache.folder()) as partial:
+            partial.write_bytes(content)
     return str(file)
-
-
-@contextmanager
-def _written(file: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write to, which then becomes `file`: whole, or not at all."""
-    part = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-            yield part
-        Path(part.name).replace(file)
-    except BaseException as error:
-        if part is not None:
-            Path(part.name).unlink(missing_ok=True)
-        with suppress(OSError):
-            file.parent.rmdir()  # unless others' files are there
-        if isinstance(error, OSError):
-            raise Unwritable(_in_words(error)) from error
-        raise
-
-
-def _in_words(error: OSError) -> str:
-    where = cache.folder()
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of {where} is full: no picture can be shown until there is space"
-    return f"pictures cannot be written to {where}: {error.strerror or error}"
 
 
 def setting_files(
@@ -149,9 +116,12 @@ def zip_file(files: Sequence[str], name: str, record: Mapping[str, object]) -> s
 
     Raises Unwritable as `png_file` does.
     """
-    archive = cache.folder() / uuid.uuid4().hex / f"{name}.zip"
-    with _written(archive) as part, ZipFile(part, "w") as opened:
+    packed = cache.folder() / uuid.uuid4().hex / f"{name}.zip"
+    with (
+        written_whole(packed, named=cache.folder()) as partial,
+        ZipFile(partial, "w") as archive,
+    ):
         for k, file in enumerate(files):
-            opened.write(file, f"{k:03d}-{Path(file).name}")
-        opened.writestr("settings.json", json.dumps(record, indent=2) + "\n")
-    return str(archive)
+            archive.write(file, f"{k:03d}-{Path(file).name}")
+        archive.writestr("settings.json", json.dumps(record, indent=2) + "\n")
+    return str(packed)

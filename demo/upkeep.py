@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import SimpleNamespace
@@ -19,8 +20,9 @@ _log = logging.getLogger(__name__)
 # on: only the list of its visit's runs begins anew. Calls over HTTP are forgotten once answered.
 MAX_SESSIONS = 200
 
-_TIDY_EVERY_S = 20
-_SWEEP_EVERY_S = 300
+_EVERY_S = 20
+_SHARE = 0.005  # of the time, at most, goes into sweeping: the page runs on what it measures
+_SELDOM_S = 300  # but it is done as often as that
 # A call that brought no session has that of its event, and is called as that is.
 _OF_ONE_EVENT = re.compile("[0-9a-f]{32}")
 
@@ -72,22 +74,24 @@ def forget_answered(app: App) -> None:
 
 
 async def _keep_tidy(app: App, keeping: Keeping) -> None:
-    """Forget, and sweep, again and again, whatever goes wrong."""
-    waited = _SWEEP_EVERY_S  # what a former process left is swept at once
+    """Forget, and sweep, again and again, whatever goes wrong; at once what others left."""
+    sweep_at = 0.0
     while True:
         try:
             forget_answered(app)
-            if waited >= _SWEEP_EVERY_S:
-                waited = 0
-                await asyncio.to_thread(_sweep, app.get_blocks(), keeping)
+            if time.monotonic() >= sweep_at:
+                took_s = await asyncio.to_thread(_sweep, app.get_blocks(), keeping)
+                sweep_at = time.monotonic() + min(took_s / _SHARE, _SELDOM_S)
         except Exception:
             _log.exception("upkeep failed, and is tried again")
-        await asyncio.sleep(_TIDY_EVERY_S)
-        waited += _TIDY_EVERY_S
+        await asyncio.sleep(_EVERY_S)
 
 
-def _sweep(page: gr.Blocks, keeping: Keeping) -> None:
+def _sweep(page: gr.Blocks, keeping: Keeping) -> float:
+    """Sweep; return what it took of a processor, in seconds."""
+    began = time.thread_time()
     shown = set().union(*(getattr(its, "keep_in_cache", ()) for its in page.blocks.values()))
     cache.report(cache.sweep(keeping, shown), keeping)
     for files in page.temp_file_sets:  # for Gradio's own cleaning, which this replaces
         files.clear()
+    return time.thread_time() - began

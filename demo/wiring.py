@@ -23,8 +23,9 @@ from demo.controls import (
     sentence,
 )
 from demo.events import Done, Kept, Preview, Stopped
-from demo.pictures import Unwritable, captioned, preview_file, setting_files, zip_file
+from demo.pictures import captioned, preview_file, setting_files, zip_file
 from demo.service import Service
+from flowturbo_core.files import Unwritable
 from flowturbo_core.metadata import QUERY_NAMES, AnySettings
 from flowturbo_core.requests import MAX_SEED, whole_number
 
@@ -234,10 +235,10 @@ def connect(
         return again
 
     # What a person chose, only, so that sliders and presets do not chase each other.
-    chosen = plan.preset.input(service.slider_plans.counts, plan.preset, plan.sliders, **HELPER)
-    afforded = plan.budget.release(
-        service.within, plan.budget, plan.sliders, preprocess=False, **HELPER
-    )
+    # The last of several: arrows choose faster than the server answers.
+    last = {"outputs": plan.sliders, "trigger_mode": "always_last", **HELPER}
+    chosen = plan.preset.input(service.slider_plans.counts, plan.preset, **last)
+    afforded = plan.budget.release(service.within, plan.budget, preprocess=False, **last)
     watched = [plan.live, plan.moves, plan.heun, plan.pseudo]
     let_go = {"fn": None, "inputs": watched, "outputs": plan.moves, "js": _MOVED}
     gr.on([its.release for its in inputs if isinstance(its, gr.Slider)], **let_go)
@@ -430,7 +431,8 @@ def connect_visit(
         remember, [results.latest, visit.runs], [visit.runs, visit.chart, visit.archive], **HELPER
     )
     results.record.change(None, results.record, None, js=_FOLLOW_ADDRESS)
-    results.gallery.select(strip_of, results.latest, results.trajectory, **HELPER)
+    last = {"trigger_mode": "always_last", **HELPER}
+    results.gallery.select(strip_of, results.latest, results.trajectory, **last)
     both = [plan.live, plan.moves]
     # In the queue, as all must be that shows a message.
     restores = HELPER | {"queue": True, "outputs": [*inputs, plan.moves]}

@@ -13,6 +13,11 @@ def brief(value: object, most: int = 60) -> str:
         text = repr(value)
     except ValueError:  # a whole number of more digits than Python prints
         return "a number of thousands of digits"
+    return cut(text, most)
+
+
+def cut(text: str, most: int = 200) -> str:
+    """Return the beginning of a text, for a sentence."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

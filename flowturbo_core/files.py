@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,29 @@ _REASONS = {
     errno.EIO: "the disk fails",
     errno.EINVAL: "the disk does not take such a name",
 }
-# What libraries that write by themselves say of a full disk: safetensors, and torch.
-_SAID_FULL = re.compile(r"os error (28|122|27)\b|No space left|file write failed")
+# What libraries that write by themselves say: safetensors of a full disk, torch of any that fails.
+_SAID_FULL = re.compile(r"os error (28|122|27)\b|No space left")
+_BROKE_OFF = re.compile(r"file write failed|iostream error|unexpected pos \d+ vs \d+")
+
+
+class Unwritable(ValueError):
+    """The disk is full, or refuses what is to be written."""
 
 
 @contextmanager
-def written_whole(file: Path, only_new: bool = False) -> Iterator[Path]:
+def written_whole(file: Path, only_new: bool = False, named: Path | None = None) -> Iterator[Path]:
     """Yield a path to write a file or folder to, which becomes `file` when the block ends.
 
     The path is beside `file`, and the folder is made. If the block raises, nothing of the new file
-    is left, and an older `file` stays as it was. A link keeps its target. Raises ValueError, in one
-    sentence, if the disk is full or refuses. With `only_new`, raises FileExistsError if `file` is
-    there by then.
+    is left, no folder either, and an older `file` stays as it was. A link keeps its target. Raises
+    Unwritable, in one sentence about `named` or `file`, if the disk is full or refuses. With
+    `only_new`, raises FileExistsError if `file` is there by then.
     """
     target = Path(os.path.realpath(file))
     partial = target.with_name(f"{target.stem[:40]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    missing = _missing(target.parent)
     try:
-        with writing(file):
+        with writing(file if named is None else named):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             if not only_new:
@@ -51,18 +57,19 @@ def written_whole(file: Path, only_new: bool = False) -> Iterator[Path]:
             os.link(partial, target)  # of several at once, one is first
     finally:
         _remove(partial)
+        _remove_empty(missing)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what a disk refuses inside into a ValueError of one sentence that names `path`."""
+    """Turn what a disk refuses inside into an Unwritable of one sentence that names `path`."""
     try:
         yield
     except Exception as error:
         reason = _reason(error, path)
         if reason is None:
             raise
-        raise ValueError(f"{path} cannot be written: {reason}") from error
+        raise Unwritable(f"{path} cannot be written: {reason}") from error
 
 
 def write_text(text: str, file: Path) -> None:
@@ -110,7 +117,7 @@ def check_folder(folder: Path) -> None:
     The check makes the folder and a file in it, and removes both again.
     """
     with writing(folder):
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        missing = _missing(folder)
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir():
             raise ValueError(f"{folder} cannot be a folder: {existing} is a file")
@@ -122,9 +129,7 @@ def check_folder(folder: Path) -> None:
             raise ValueError(f"{folder} cannot be written: {existing} takes no files") from error
         finally:
             tried.unlink(missing_ok=True)
-            for path in missing:
-                with suppress(OSError):  # another program may have put something there
-                    path.rmdir()
+            _remove_empty(missing)
 
 
 def _reason(error: BaseException, path: Path) -> str | None:
@@ -132,12 +137,25 @@ def _reason(error: BaseException, path: Path) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
     if number in _FULL or _SAID_FULL.search(str(error)):
         return f"the disk is full, of which {_megabytes_left(path)} are left"
+    if isinstance(error, RuntimeError) and _BROKE_OFF.search(str(error)):
+        return f"writing broke off, and {_megabytes_left(path)} of the disk are left"
     return _REASONS.get(number)
 
 
 def _megabytes_left(path: Path) -> str:
     existing = next(p for p in Path(os.path.realpath(path)).parents if p.exists())
     return f"{shutil.disk_usage(existing).free / 1e6:,.1f} MB"
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Return those of a folder and the folders above it that are not there, the lowest first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # something may be in it by now
+            folder.rmdir()
 
 
 def _remove(partial: Path) -> None:

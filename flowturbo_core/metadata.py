@@ -6,6 +6,7 @@ value is checked. `requests` then checks the values, as it does for any other re
 
 import json
 import re
+import struct
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl, urlencode
 
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from flowturbo_core.requests import ClassConditionalRequest, TextToImageRequest, brief
 
@@ -24,6 +25,31 @@ _KEY = "flowturbo"
 _MAX_TEXT = 50_000
 _MAX_NAME = 60  # bytes, of a part of a file's name
 _MAX_FIELDS = 300
+_SIGNATURE, _CHECKSUM = b"\x89PNG\r\n\x1a\n", 4  # bytes, before and after the parts of a PNG
+_TEXT_CHUNKS = (b"iTXt", b"tEXt", b"zTXt")
+
+
+def _text_behind(picture: PngImageFile) -> str | None:
+    """Return the settings that stand behind the pixels, where other programs write texts.
+
+    The pixels are passed over, as is every text of another name; Pillow's limits hold for ours.
+    """
+    chunks, stream = picture.png, picture.fp
+    stream.seek(len(_SIGNATURE))
+    begin = f"{_KEY}\0".encode()
+    try:
+        while True:
+            kind, start, length = chunks.read()
+            is_ours = kind in _TEXT_CHUNKS and stream.read(len(begin)) == begin
+            if is_ours:
+                stream.seek(start)
+                chunks.call(kind, start, length)
+                return chunks.im_text.get(_KEY)
+            if kind == b"IEND":
+                return None
+            stream.seek(start + length + _CHECKSUM)
+    except (struct.error, SyntaxError):  # it ends before its end, or goes on as no PNG
+        return None
 
 
 class _Portable:
@@ -65,16 +91,20 @@ class _Portable:
         """Read the settings of a picture made here. Raises ValueError, in one sentence."""
         try:
             with warnings.catch_warnings():
-                # Its size does not matter: nothing but its text is decoded.
+                # Its size does not matter: nothing but its texts is decoded, which have limits.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(file, formats=["PNG"]) as picture:
-                    text = picture.info.get(_KEY)
+                    text = picture.info.get(_KEY) or _text_behind(picture)
         except Image.DecompressionBombError as error:
             raise ValueError("this picture has far more pixels than any made here") from error
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise ValueError("this file is not a PNG picture that can be read") from error
         if text is None:
-            raise ValueError("this picture carries no settings; it was not made here")
+            raise ValueError(
+                "this picture carries no settings: it was not made here, or was saved without them"
+            )
+        if not isinstance(text, str):
+            raise ValueError("the picture's settings are damaged: they are no text")
         return cls.from_text(text)
 
     @classmethod

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flowturbo_core.checks import brief
+from flowturbo_core.checks import brief, cut
 
 MAX_STEPS = 100
 # Of FlowTurbo's paper (2409.18128, table 1), with plain Heun to compare with.
@@ -168,6 +168,6 @@ def parse_distinct(plans: Sequence[str]) -> list[SamplePlan]:
         # P8 is H1P7, as its first P has nothing to reuse: one plan, whatever it is called.
         if (other := known.get(plan.kinds)) is not None:
             also = "" if other == str(plan) else f": {plan} is {other}"
-            raise ValueError(f"a plan is named twice in {brief(', '.join(plans))}{also}")
+            raise ValueError(f"a plan is named twice in {cut(', '.join(plans))}{also}")
         known[plan.kinds] = str(plan)
     return parsed

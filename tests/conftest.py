@@ -1,6 +1,7 @@
 """Tiny models that tests share: made once a session, small enough for any machine."""
 
 import json
+import os
 import shutil
 import sys
 from types import SimpleNamespace
@@ -14,6 +15,10 @@ from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoe
 from flowturbo_core.models.front import weights_hash
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from tests.shared import differing, fingerprint, global_state, module_state, seed_all
+
+# As Gradio sets it, once and for all, when the first page is built.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "True"
 
 TINY_SIT = {
     "sample_size": 8,
@@ -94,6 +99,54 @@ def write_front(folder, content):
     """Write a model's front, found with the weights that it has."""
     found_with = {"weights": weights_hash(folder)}
     (folder / "front.json").write_text(json.dumps(found_with | content))
+
+
+_BEFORE = pytest.StashKey()
+_made = {}  # by each fixture that tests share: the object, and what it was like
+_modules = {}  # what the containers of each module of tests were like
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """Note what each shared object is like."""
+    value = yield
+    if fixturedef.scope != "function":
+        _made[fixturedef.argname, fixturedef.baseid] = value, fingerprint(value)
+    return value
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item):
+    """Let every test, and each shared object, start from the same random numbers."""
+    seed_all()
+    _modules.setdefault(item.module, module_state(item.module))
+    item.stash[_BEFORE] = global_state()
+    return (yield)
+
+
+@pytest.fixture(autouse=True)
+def _from_the_same_numbers():
+    """Start from them, too, where this test is the first to use what drew some."""
+    seed_all()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item):
+    """Fail the test that leaves something different for the next."""
+    result = yield
+    changed = differing(item.stash[_BEFORE], global_state())
+    now = module_state(item.module)
+    changed += differing(_modules[item.module], now)
+    _modules[item.module] = now
+    for (name, place), (value, before) in _made.items():
+        if name in item.fixturenames and item.nodeid.startswith(place):
+            now = fingerprint(value)
+            if now != before:
+                _made[name, place] = value, now  # the tests after this one are not to blame
+                changed.append(f"the fixture {name}")
+    if changed:
+        pytest.fail(f"{item.name} leaves different for the next test: {', '.join(changed)}", False)
+    return result
 
 
 @pytest.fixture(scope="session")

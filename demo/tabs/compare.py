@@ -15,13 +15,13 @@ from demo.events import Advanced, Comparison, Stopped
 from demo.pictures import (
     REMOVED,
     Difference,
-    Unwritable,
     are_kept,
     captioned,
     png_file,
     setting_files,
 )
 from demo.service import NUM_COMPARED, Service
+from flowturbo_core.files import Unwritable
 from flowturbo_core.models.catalog import CLASSES
 from flowturbo_core.models.front import Front
 
@@ -134,7 +134,7 @@ def _build_pane(service: Service, has_endpoint: bool) -> None:
     # browser is behind, Gradio's client writes that over what it had not shown yet.
     told.pairs.change(_opened, told.pairs, [*pictures], **HELPER)
     for gallery in (pictures.first, pictures.second):
-        gallery.select(_picked, told.pairs, [*pictures], **HELPER)
+        gallery.select(_picked, told.pairs, [*pictures], trigger_mode="always_last", **HELPER)
     if has_endpoint:
         labels = ["Pictures of the first plan", "Pictures of the second plan", "Differences"]
         api.publish(handler(service), arguments(service), labels)

@@ -168,10 +168,11 @@ def tune(
 ) -> None:
     """Find the plans that are worth their time here; the page then offers them by milliseconds."""
     target = device_of(device)
+    number_format = resolve_dtype(dtype, target)
     folder = ModelDescription.read(model).folder
     file = front.writable_front_file(folder) if output is None else output
     check_file(file)
-    pipeline = load_pipeline(model, target, resolve_dtype(dtype, target))
+    pipeline = load_pipeline(model, target, number_format)
     request = pipeline.example_request(1, guidance_scale, seed)
     print_warnings(pipeline.warnings(request))
     parts = Parts(file.with_name(file.name + ".parts"))
@@ -189,8 +190,9 @@ def tune(
     write_json(content, file)
     parts.remove()
     cached, beside = front.front_files(folder)
-    if file == beside:  # one found when the folder was not to be written would be preferred to it
-        cached.unlink(missing_ok=True)
+    # One found when the folder was not to be written would be preferred to it.
+    if file == beside and cached.is_file():
+        cached.unlink()
     print(f"wrote {file}")
     _print_rows(content["plans"])
 
@@ -203,10 +205,15 @@ def measure_fidelity(
         Path | None, typer.Option(help="Folder, or .npz file as ADM's, to compare with.")
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="Of fid, isc, precision, recall and clip.")
-    ] = "fid,isc,precision,recall",
+        str | None,
+        typer.Option(
+            help="Of fid, isc, precision, recall and clip; default: all but clip, as far as the "
+            "reference allows."
+        ),
+    ] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="For clip: JSON by file name, or a line for each picture.")
+        Path | None,
+        typer.Option(help="For clip: a line for each picture, or .json, .jsonl, .csv, .tsv."),
     ] = None,
     clip: Annotated[
         str, typer.Option(help="CLIP model: a folder, or a name on the Hugging Face hub.")
@@ -219,9 +226,10 @@ def measure_fidelity(
     """Measure pictures by the networks that papers use; needs requirements-eval.txt."""
     check_file(json_file)
     target = device_of(device)
-    content = fidelity.fidelity(
-        generated, reference, split(metrics), target, captions, clip, inception
-    )
+    chosen = fidelity.default_metrics(reference) if metrics is None else split(metrics)
+    if metrics is None and (left := [m for m in fidelity.DEFAULT_METRICS if m not in chosen]):
+        print(f"{reference} holds no pictures: {', '.join(left)} cannot be computed")
+    content = fidelity.fidelity(generated, reference, chosen, target, captions, clip, inception)
     write_json(content, json_file)
     for name in ("fid", "inception_score", "precision", "recall", "clip_score"):
         if name in content:

@@ -159,7 +159,9 @@ def sample(
 
 @app.command()
 def sample_captions(
-    captions: Annotated[Path, typer.Argument(help="File of texts: one a line, or JSON by name.")],
+    captions: Annotated[
+        Path, typer.Argument(help="Texts: one a line, or .json, .jsonl, .csv, .tsv.")
+    ],
     output_dir: Annotated[Path, typer.Option(help="Folder for the PNG files.")],
     model: Model = DEFAULT_TEXT_MODEL,
     plan: Annotated[str | None, typer.Option(help="Such as H8, H1P6R3, E25.")] = None,

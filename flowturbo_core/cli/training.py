@@ -9,6 +9,7 @@ import typer
 
 from flowturbo_core.cli.shared import Device, Dtype, Model, app, device_of
 from flowturbo_core.devices import resolve_dtype
+from flowturbo_core.files import check_folder
 from flowturbo_core.models import bundle
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
@@ -57,7 +58,7 @@ def train(
         typer.Option(help="Folder to train on instead of scenes; --predictor is then any model."),
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="Their texts: one a line, or JSON by name.")
+        Path | None, typer.Option(help="Their texts: one a line, or .json, .jsonl, .csv, .tsv.")
     ] = None,
     max_dt: Annotated[
         float, typer.Option(parser=number, help="Longest step it learns to refine (refiners).")
@@ -133,6 +134,7 @@ def convert(
     raw: Annotated[bool, typer.Option(help="Take the raw weights, not the averaged.")] = False,
 ) -> None:
     """Turn released checkpoints into a model folder."""
+    check_folder(output)
     _print_doubts(convert_sit(predictor, vae, num_heads, output, refiner, raw))
     print(f"wrote {output}")
 
@@ -147,6 +149,7 @@ def convert_text(
     default_plan: Annotated[str | None, typer.Option(help="The plan where none is given.")] = None,
 ) -> None:
     """Turn a text-to-image folder's pickled weights into safetensors, or give it a refiner."""
+    check_folder(output)
     settings = {} if default_plan is None else {"default_plan": default_plan}
     _print_doubts(convert_text_to_image(model_folder(folder), output, settings, refiner))
     print(f"wrote {output}")
@@ -163,8 +166,10 @@ def class_pictures(
 ) -> None:
     """Let a model make the picture of each of its classes that the page shows to choose by."""
     target = device_of(device)
+    number_format = resolve_dtype(dtype, target)
     description = ModelDescription.read(model)
-    pipeline = ClassConditionalPipeline.from_pretrained(model, target, resolve_dtype(dtype, target))
+    check_folder(description.folder)
+    pipeline = ClassConditionalPipeline.from_pretrained(model, target, number_format)
     print(f"wrote {write_class_pictures(pipeline, description.folder).file}")
 
 
@@ -179,6 +184,7 @@ def bundle_models(
 ) -> None:
     """Make the bundled models, with their cards, out of finished trainings."""
     settings = {"default_plan": default_plan, "default_guidance_scale": default_guidance_scale}
+    check_folder(output)
     bundle.bundle_postcards(autoencoder, predictor, refiner, output, settings)
 
 
@@ -192,6 +198,7 @@ def bundle_text(
 ) -> None:
     """Make the bundled text-to-image model, with its card, out of finished trainings."""
     settings = {"default_plan": default_plan, "default_guidance_scale": default_guidance_scale}
+    check_folder(output)
     bundle.bundle_text(predictor, refiner, output, settings)
 
 
@@ -201,4 +208,5 @@ def bundle_evaluator(
     output: Annotated[Path, typer.Option(help="Folder of the catalogue.")] = MODELS_FOLDER,
 ) -> None:
     """Make the bundled evaluator, with its card, out of a finished training."""
+    check_folder(output)
     bundle.bundle_evaluator(evaluator, output)

@@ -189,9 +189,23 @@ def _square(file: Path, side: int) -> Image.Image:
 
 
 def _in_npz(file: Path) -> Pictures:
+    if holds_statistics_alone(file):
+        raise ValueError(
+            f"{file} holds mu and sigma and no pictures, which only the reference of fid may do"
+        )
     with refusing(f"{file} is no .npz file of pictures"), _arr_0(file) as (_, shape):
         count, height, width, _ = shape
     return Pictures(file, None, count, (height, width), partial(_npz_batches, file))
+
+
+def holds_statistics_alone(file: Path) -> bool:
+    """Tell whether a file has the `mu` and `sigma` of an FID reference, and no pictures."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = set(archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+    return {"mu.npy", "sigma.npy"} <= names and "arr_0.npy" not in names
 
 
 def _npz_batches(file: Path) -> Iterator[Tensor]:

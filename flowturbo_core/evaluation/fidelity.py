@@ -20,6 +20,7 @@ from flowturbo_core.checks import check_known
 from flowturbo_core.data.captions import read_captions
 from flowturbo_core.data.folders import (
     Pictures,
+    holds_statistics_alone,
     open_pictures,
     refusing,
     sides,
@@ -40,7 +41,9 @@ INCEPTION_FEATURES = 2048
 # Inception Score is the mean over ten parts, and no part may be empty.
 _LEAST = {"fid": 2, "isc": 10, "precision": 4, "recall": 4, "clip": 2}
 METRICS = tuple(_LEAST)
+DEFAULT_METRICS = ("fid", "isc", "precision", "recall")
 _COMPARING = ("fid", "precision", "recall")
+_NEIGHBOURS = ("precision", "recall")  # which compare with pictures, one by one
 
 _BATCH_SIZE = 32
 
@@ -60,9 +63,10 @@ def fidelity(
 
     `generated` and `reference` are folders of pictures or .npz files in the layout of ADM
     (Dhariwal and Nichol, 2105.05233): uint8 pictures (N, H, W, 3) in `arr_0`. If the reference has
-    `mu` and `sigma`, FID uses them, and precision and recall use the pictures, as ADM does. The
-    `mu_s` and `sigma_s` of sFID are ignored. Text-to-image papers call the FID to a folder of
-    COCO's pictures "FID on COCO".
+    `mu` and `sigma`, FID uses them, and precision and recall use the pictures, as ADM does. For
+    FID the reference may hold `mu` and `sigma` alone, as pytorch-fid writes them. The `mu_s` and
+    `sigma_s` of sFID are ignored. Text-to-image papers call the FID to a folder of COCO's pictures
+    "FID on COCO".
 
     Args:
         generated: the pictures to measure.
@@ -82,7 +86,16 @@ def fidelity(
     comparing = [metric for metric in _COMPARING if metric in metrics]
     compared = given = texts = None
     if comparing:
-        compared = _open_reference(reference, drawn, comparing)
+        if reference is None:
+            raise ValueError(f"{', '.join(comparing)} need reference pictures to compare with")
+        if holds_statistics_alone(reference):
+            if without := [metric for metric in _NEIGHBOURS if metric in metrics]:
+                raise ValueError(
+                    f"{reference} holds mu and sigma and no pictures, of which fid can be computed "
+                    f"and {', '.join(without)} cannot: leave out {', '.join(without)}"
+                )
+        else:
+            compared = _open_reference(reference, drawn, comparing)
         given = given_statistics(reference) if "fid" in metrics else None
     if "clip" in metrics:
         if captions is None:
@@ -95,8 +108,9 @@ def fidelity(
         "device": describe_device(device),
         "versions": _versions(),
     }
-    if compared is not None:
-        content |= {"reference": str(reference), "num_reference": compared.count}
+    if comparing:
+        count = None if compared is None else compared.count  # statistics do not say it
+        content |= {"reference": str(reference), "num_reference": count}
     # Both networks are loaded before either runs, so missing weights do not cost hours first.
     look = load_inception(inception, device) if set(metrics) - {"clip"} else None
     reader = None if texts is None else load_clip(clip, device)
@@ -107,9 +121,14 @@ def fidelity(
     return content
 
 
-def _open_reference(reference: Path | None, drawn: Pictures, metrics: Sequence[str]) -> Pictures:
-    if reference is None:
-        raise ValueError(f"{', '.join(metrics)} need reference pictures to compare with")
+def default_metrics(reference: Path | None) -> tuple[str, ...]:
+    """Return what is measured where nobody says, as far as the reference allows."""
+    if reference is None or not holds_statistics_alone(reference):
+        return DEFAULT_METRICS
+    return tuple(metric for metric in DEFAULT_METRICS if metric not in _NEIGHBOURS)
+
+
+def _open_reference(reference: Path, drawn: Pictures, metrics: Sequence[str]) -> Pictures:
     compared = open_pictures(reference, max(_LEAST[metric] for metric in metrics))
     if compared.size != drawn.size:
         raise ValueError(
@@ -140,6 +159,8 @@ def given_statistics(file: Path) -> FeatureStatistics | None:
                 f"{array.dtype} {array.shape}"
             )
     mu, sigma = (torch.from_numpy(found[name].astype(np.float64)) for name in ("mu", "sigma"))
+    if (sigma.diagonal() < 0).any():
+        raise ValueError(f"{file}: sigma must be a covariance, and its diagonal holds negatives")
     if not torch.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-4 * float(sigma.abs().max())):
         raise ValueError(f"{file}: sigma must be a covariance, and it is not symmetric")
     return FeatureStatistics(mu, sigma)
@@ -192,7 +213,7 @@ def _by_inception(
     found: dict[str, Any] = {}
     if "isc" in metrics:
         found |= inception_score(logits)
-    neighbours = {"precision", "recall"} & set(metrics)
+    neighbours = {*_NEIGHBOURS} & set(metrics)
     reference = None
     if neighbours or ("fid" in metrics and given is None):
         reference, _ = _seen(compared, look)

@@ -16,6 +16,7 @@ from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultiste
 from diffusers.hooks import FirstBlockCacheConfig
 from torch import Tensor
 
+from flowturbo_core.checks import cut
 from flowturbo_core.devices import timed
 from flowturbo_core.pipelines.base import FlowPipeline, Output
 from flowturbo_core.plan import MAX_STEPS, SamplePlan, parse_distinct
@@ -165,7 +166,7 @@ def parse_contenders(plans: Sequence[str], rivals: Sequence[str] = ()) -> list[C
     """Read what is to be compared: at least one plan, none of them twice, and rivals after them."""
     parsed = [Rival.parse(text) for text in rivals]
     if len(set(map(str, parsed))) != len(parsed):
-        raise ValueError(f"a rival is named twice in {brief(', '.join(rivals))}")
+        raise ValueError(f"a rival is named twice in {cut(', '.join(rivals))}")
     return [*parse_distinct(plans), *parsed]
 
 

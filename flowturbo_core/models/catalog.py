@@ -251,9 +251,31 @@ def bundled_pipelines() -> tuple[str, ...]:
 
 
 def user_cache() -> Path:
-    """Return the folder for what the project keeps of a person's own."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "flowturbo-studio"
+    """Return the folder for what the project keeps of a person's own.
+
+    Of a user whom the system knows no home of, as in some containers, it is one that is not there
+    and cannot be: nothing is found in it, and `check_user_cache` says why nothing can be kept.
+    """
+    return (_caches() or Path(os.devnull)) / "flowturbo-studio"
+
+
+def check_user_cache() -> None:
+    """Raise ValueError if there is no folder for what the project keeps of a person's own."""
+    if _caches() is None:
+        raise ValueError(
+            "this user has no home folder to keep it in: name a folder in the environment variable "
+            "XDG_CACHE_HOME"
+        )
+
+
+def _caches() -> Path | None:
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor the system's list of users says
+        return None
 
 
 def is_bundled(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from flowturbo_core.files import written_whole
 from flowturbo_core.images import contact_sheet
 from flowturbo_core.models.catalog import ClassPictures
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
@@ -28,5 +29,7 @@ def write_class_pictures(
         made = pipeline(labels, seed=seed + first).images
         pictures += [image.resize((PIXELS, PIXELS), Image.Resampling.LANCZOS) for image in made]
     written = ClassPictures.of(folder, len(names))
-    contact_sheet(pictures, written.columns, gap=0).save(written.file, quality=80, method=6)
+    sheet = contact_sheet(pictures, written.columns, gap=0)
+    with written_whole(written.file) as partial:
+        sheet.save(partial, "WEBP", quality=80, method=6)
     return written

@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from flowturbo_core.models.catalog import read_json, user_cache
+from flowturbo_core.checks import cut
+from flowturbo_core.models.catalog import check_user_cache, read_json, user_cache
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
 from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
@@ -143,7 +144,13 @@ def _file_hash(file: Path, modified_ns: int, size: int) -> bytes:
 def writable_front_file(folder: Path) -> Path:
     """Return where tuning saves the front of the model in `folder`."""
     cached, beside = front_files(folder)
-    return beside if os.access(folder, os.W_OK) else cached
+    if os.access(folder, os.W_OK):
+        return beside
+    try:
+        check_user_cache()
+    except ValueError as error:
+        raise ValueError(f"{beside} cannot be written, and {error}; or name an --output") from error
+    return cached
 
 
 def _plans(entries: Any) -> tuple[FrontPlan, ...]:
@@ -158,4 +165,4 @@ def _others(entries: Any) -> tuple[FrontPlan, ...]:
 
 def _check_distinct(names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
-        raise ValueError(f"a plan is named twice in {brief(', '.join(names))}")
+        raise ValueError(f"a plan is named twice in {cut(', '.join(names))}")

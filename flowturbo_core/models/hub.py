@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from flowturbo_core.models.catalog import HUB_MODELS, HubModel, in_short
+from flowturbo_core.models.catalog import HUB_MODELS, HubModel, check_user_cache, in_short
 from flowturbo_core.requests import brief
 
 # The weights of each part in full, as safetensors and as a pickle; variants of fewer bits, or
@@ -82,6 +82,7 @@ def fetch(model: HubModel, endpoint: str | None = None) -> Iterator[Fetched]:
 
     models = model.folder.parent
     try:
+        check_user_cache()
         models.mkdir(parents=True, exist_ok=True)
         with FileLock(models / f".{model.name}.lock", timeout=0):
             if not model.is_here:

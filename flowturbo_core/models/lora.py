@@ -249,6 +249,7 @@ def _load(loader: _Loader, tensors: dict[str, Tensor], metadata: Mapping[str, An
         raise ValueError(f"{foreign[0]} is neither the UNet nor the text encoder")
     for part, load in parts.items():
         model = getattr(loader, part)
+        _check_widths(part, model, tensors)
         load(
             tensors,
             **{part: model},
@@ -265,6 +266,20 @@ def _load(loader: _Loader, tensors: dict[str, Tensor], metadata: Mapping[str, An
             raise ValueError(
                 f"of {given.total()} tensors for the {part}, {(given & placed).total()} have one "
                 f"of its {placed.total()} places"
+            )
+
+
+def _check_widths(part: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, naming it, for a layer that takes more or fewer values than the model's."""
+    for name, tensor in tensors.items():
+        owner, _, path = name.partition(".")
+        layer = re.sub(r"\.lora(_A|\.down|_linear_layer\.down)\.weight$", "", path)
+        module = dict(model.named_modules()).get(layer) if owner == part and layer != path else None
+        weight = getattr(module, "weight", None)
+        if weight is not None and weight.ndim == 2 and weight.shape[1] != tensor.shape[1]:
+            raise ValueError(
+                f"its {layer} takes {tensor.shape[1]} values, and this {part}'s takes "
+                f"{weight.shape[1]}"
             )
 
 

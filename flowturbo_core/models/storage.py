@@ -13,6 +13,7 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flowturbo_core.files import write_json
 from flowturbo_core.models.catalog import in_short, read_json
 from flowturbo_core.requests import brief, whole_number
 
@@ -63,7 +64,7 @@ def save_to_ship(model: ModelMixin, folder: Path) -> None:
 
 def write_record(record: dict[str, Any], folder: Path) -> None:
     """Write the record of a model's training beside its weights."""
-    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_json(record, folder / "training.json")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def weight_files(folder: Path, stem: str, ending: str = "safetensors") -> list[P
     # Which parameter an index says is where does not matter: what counts is what shards hold.
     index, file = folder / f"{stem}.{ending}.index.json", folder / f"{stem}.{ending}"
     if index.is_file():
-        return _shards(index)
+        return _shards(index, ending)
     if file.is_file():
         return [file]
     found: dict[str, list[Path]] = {}
@@ -170,7 +171,7 @@ def weight_files(folder: Path, stem: str, ending: str = "safetensors") -> list[P
         variant = re.escape(f"{stem}.") + r"([\w-]+)" + re.escape(f".{ending}")
         indexed = re.escape(f"{stem}.{ending}.index.") + r"([\w-]+)\.json"
         if match := re.fullmatch(indexed, path.name):
-            found[match[1]] = _shards(path)
+            found[match[1]] = _shards(path, ending)
         elif (match := re.fullmatch(variant, path.name)) and not _SHARD.search(path.name):
             found.setdefault(match[1], [path])
     if len(found) > 1:
@@ -184,11 +185,13 @@ def weight_files(folder: Path, stem: str, ending: str = "safetensors") -> list[P
     return next(iter(found.values()), [])
 
 
-def _shards(index: Path) -> list[Path]:
+def _shards(index: Path, ending: str) -> list[Path]:
     shards = read_json(index).get("weight_map")
     names = list(shards.values()) if isinstance(shards, dict) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise ValueError(f"{index} has no weight_map from parameters to files beside it")
+    if foreign := sorted(name for name in names if not name.endswith(f".{ending}")):
+        raise ValueError(f"{index} names {foreign[0]}, and its shards must be .{ending} files")
     return [index.parent / name for name in sorted(set(names))]
 
 

@@ -16,6 +16,7 @@ from flowturbo_core.data.latents import encoded_once
 from flowturbo_core.data.postcards import CLASSES
 from flowturbo_core.data.scenes import SHEET_SEED, cached_latents
 from flowturbo_core.devices import resolve_device
+from flowturbo_core.files import check_folder
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
     autoencoder_hash,
@@ -282,6 +283,7 @@ def _check(options: RunOptions, settings: Hyperparameters) -> None:
         whole_number("num_latents", options.num_latents, 1, SCENES_PER_SEED)
     resolve_device(options.device)
     check_run(_settings(settings, options), options.output, options.resume, options.sheet_every)
+    check_folder(options.cache)
 
 
 def _run(

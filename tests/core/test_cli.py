@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from flowturbo_core.cli import measuring, sampling
 from flowturbo_core.metadata import Settings
+from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from tests.conftest import tiny_pipeline
 
@@ -305,3 +307,84 @@ def test_every_command_explains_itself(command_line, command):
     done = command_line(command, "--help")
     assert done.code == 0
     assert "Usage" in done.out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("sample", "--class-labels", "0", "--output-dir", "PLACE"),
+        ("sample", "--class-labels", "0", "--output-dir", "fine", "--save-latents", "PLACE"),
+        ("bench", "--plans", "E1", "--json", "PLACE"),
+        ("evaluate", "--plans", "E1", "--json", "PLACE"),
+        ("tune", "--output", "PLACE"),
+        ("compare-refiners", "--refiners", "x", "--json", "PLACE"),
+        ("straightness", "--json", "PLACE"),
+        ("straightness", "--json", "fine.json", "--plot", "PLACE"),
+        ("fidelity", "--generated", "x", "--json", "PLACE"),
+        ("train", "flow", "--steps", "1", "--output", "PLACE"),
+        ("train", "flow", "--steps", "1", "--output", "fine", "--cache", "PLACE"),
+        ("convert", "sit", "--predictor=x", "--vae=x", "--num-heads=1", "--output", "PLACE"),
+        ("convert-text", "--folder", "postcards-t2i", "--output", "PLACE"),
+        ("bundle", "--autoencoder", "x", "--predictor", "x", "--refiner", "x", "--output", "PLACE"),
+        ("bundle-evaluator", "--evaluator", "x", "--output", "PLACE"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_unwritable_place_is_refused_before_anything_is_loaded(
+    command_line, tmp_path, monkeypatch, options
+):
+    def load(*arguments, **options):
+        raise AssertionError("something was loaded first")
+
+    for module in (measuring, sampling):
+        monkeypatch.setattr(module, "load_pipeline", load)
+    monkeypatch.setattr("flowturbo_core.training.commands.load_model", load)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a file").touch()
+    done = command_line(*(o.replace("PLACE", "a file/below.png") for o in options))
+    assert done.code == 2 and "a file is a file" in done.err, done.err
+    assert len(done.err.splitlines()) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a file"]
+
+
+@pytest.mark.parametrize("option", [("--device", "gpu"), ("--dtype", "float64")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sample", "--output-dir", "out"),
+        ("bench", "--plans", "E1", "--json", "b.json"),
+        ("evaluate", "--plans", "E1", "--json", "e.json"),
+        ("tune", "--output", "f.json"),
+        ("class-pictures",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_wrong_device_or_format_is_told_before_a_model_is_loaded(
+    command_line, tmp_path, monkeypatch, command, option
+):
+    def load(*arguments, **options):
+        raise AssertionError("a model was loaded first")
+
+    for module in (measuring, sampling):
+        monkeypatch.setattr(module, "load_pipeline", load)
+    monkeypatch.setattr(ClassConditionalPipeline, "from_pretrained", load)
+    monkeypatch.chdir(tmp_path)
+    done = command_line(*command, *option)
+    assert done.code == 2 and option[1] in done.err and not list(tmp_path.iterdir())
+
+
+def test_a_user_without_a_home_needs_one_for_downloads_alone(command_line, tmp_path, monkeypatch):
+    def nobody(number):
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert command_line("models").code == 0
+    assert ModelDescription.read("postcards-sit").front is not None
+    done = command_line("download", "2-rectified-flow")
+    assert done.code == 2 and "no home folder to keep it in" in done.err
+    assert "XDG_CACHE_HOME" in done.err and done.err.count("\n") == 1
+    monkeypatch.setattr("os.access", lambda *arguments: False)
+    done = command_line("tune", "--device", "cpu")
+    assert done.code == 2 and "no home folder" in done.err and "name an --output" in done.err

@@ -92,6 +92,37 @@ def test_an_address_that_names_no_setting_asks_for_nothing(query):
     assert Settings.from_query(query, SETTINGS) is None
 
 
+def behind_the_pixels(picture, kind=b"iTXt", content=None):
+    """Return a PNG whose settings another program has written anew, where it writes texts."""
+    content = picture.png_info({}).chunks[0][1] if content is None else content
+    plain = png(size=(300, 300)).getvalue()
+    chunk = kind + content
+    last = struct.pack(">I", len(content)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return io.BytesIO(plain[:-12] + last + plain[-12:])
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, TEXT_SETTINGS])
+def test_settings_behind_the_pixels_are_read_too(settings):
+    assert type(settings).from_png(behind_the_pixels(settings)) == settings
+    packed = b"flowturbo\0\0" + zlib.compress(text().encode())
+    assert Settings.from_png(behind_the_pixels(SETTINGS, b"zTXt", packed)) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "sentence"),
+    [
+        (b"zTXt", b"flowturbo\0\0" + zlib.compress(bytes(10_000_000)), "not a PNG"),
+        (b"iTXt", b"flowturbo\0\1\0\0\0" + zlib.compress(bytes(9**8)), "not a PNG|no settings"),
+        (b"tEXt", b"flowturbo\0" + b"x" * 100_000, "longer than 50000 characters"),
+        (b"tEXt", b"flowturbo", "carries no settings"),
+        (b"tEXt", b"parameters\0steps: 20", "carries no settings"),
+    ],
+)  # fmt: skip
+def test_hostile_texts_behind_the_pixels_are_one_sentence(kind, content, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Settings.from_png(behind_the_pixels(SETTINGS, kind, content))
+
+
 @pytest.mark.parametrize(
     ("side", "sentence"), [(12_000, "carries no settings"), (100_000, "far more pixels")]
 )

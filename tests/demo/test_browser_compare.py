@@ -204,7 +204,8 @@ def test_a_refusal_is_said_and_the_page_goes_on(visit):
     visit.write_plans("H2", "H2")
     expect(refused).to_have_count(0)
     visit.generate.click()
-    expect(visit.page.get_by_text("A plan is named twice in H2, H2")).to_be_visible()
+    told = visit.page.get_by_test_id("toast-text")
+    expect(told.filter(has_text="A plan is named twice in 'H2, H2'")).to_be_visible()
     visit.first.fill("E1")
     visit.run()
 

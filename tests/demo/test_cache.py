@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -11,9 +12,10 @@ from threading import Event, Thread
 import pytest
 from PIL import Image
 
-from demo import cache, pictures
+from demo import cache
 from demo.cache import GRACE_S, Keeping, claim, folder, previews, report, sweep
-from demo.pictures import Unwritable, png_file, preview_file, zip_file
+from demo.pictures import png_file, preview_file, zip_file
+from flowturbo_core.files import Unwritable
 
 HOUR = 3600
 KEEPING = Keeping(hours=24, megabytes=10)
@@ -189,29 +191,20 @@ def test_bounds_that_make_no_sense_are_refused(options, sentence):
 
 
 def fill(monkeypatch, number=errno.ENOSPC):
-    """Let every file be written in part only, as on a disk that is full."""
-    real = tempfile.NamedTemporaryFile
+    """Let no file be put in its place, as on a disk that is full by then."""
 
-    def full(*args, **options):
-        file = real(*args, **options)
-        write = file.write
+    def refuse(*paths):
+        raise OSError(number, os.strerror(number))
 
-        def refuse(content):
-            write(content[:5])
-            raise OSError(number, os.strerror(number))
-
-        file.write = refuse
-        return file
-
-    monkeypatch.setattr(pictures.tempfile, "NamedTemporaryFile", full)
+    monkeypatch.setattr(os, "replace", refuse)
 
 
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (errno.ENOSPC, "the disk of {} is full: no picture can be shown until there is space"),
-        (errno.EDQUOT, "the disk of {} is full: no picture can be shown until there is space"),
-        (errno.EROFS, "pictures cannot be written to {}: Read-only file system"),
+        (errno.ENOSPC, r"the disk is full, of which [\d,.]+ MB are left"),
+        (errno.EDQUOT, r"the disk is full, of which [\d,.]+ MB are left"),
+        (errno.EROFS, "the disk is read-only"),
     ],
 )
 @pytest.mark.parametrize("write", [png_file, preview_file])
@@ -220,7 +213,8 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(monkeypatch, write, number
         fill(full, number)
         with pytest.raises(Unwritable) as refused:
             write(picture())
-    assert str(refused.value) == sentence.format(folder())
+    expected = f"{re.escape(str(folder()))} cannot be written: {sentence}"
+    assert re.fullmatch(expected, str(refused.value))
     assert [path for path in folder().rglob("*") if path.is_file()] == []
     assert Path(write(picture())).exists()
 

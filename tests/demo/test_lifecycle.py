@@ -44,17 +44,15 @@ def test_what_runs_what_waits_and_what_comes_later_is_refused(scripted, scripted
 
 SLEEPER = """
 import sys, time
-from demo.lifecycle import Interrupted, leaving, watch_signals
+from demo.lifecycle import leaving
 with leaving():
     try:
-        watch_signals()
         print("ready", flush=True)
         time.sleep(60)
-    except Interrupted as end:
+    finally:
         print("ending", flush=True)
         if sys.argv[1:]:
             time.sleep(60)
-        sys.exit(end.code)
 """
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from demo import tickets
 from demo.class_service import ClassService
 from demo.engine import Engine, heun_ms_per_image
 from demo.events import Done, Preview, Stopped
+from flowturbo_core import devices
 from flowturbo_core.data import postcards
 from flowturbo_core.metadata import Settings
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
@@ -83,16 +85,22 @@ def test_one_thread_does_all_of_the_work(scripted, scripted_service):
 
 
 def test_previews_and_a_slow_consumer_are_not_timed(scripted, scripted_service, monkeypatch):
-    decode = scripted.decode
-    monkeypatch.setattr(scripted, "decode", lambda *asked: time.sleep(0.02) or decode(*asked))
+    decode, now = scripted.decode, [0.0]
+
+    def pass_by(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(devices, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(scripted, "decode", lambda *asked: pass_by(0.02) or decode(*asked))
+    monkeypatch.setattr(accelerator_module, "_PATIENCE_S", 20)  # the consumer's time is its own
     events = []
     for event in ask(scripted_service):
         events.append(event)
-        time.sleep(0.03)
-    timing = events[-1].timing
-    assert timing.block_ms == (BLOCK_MS,) * 9
-    assert timing.decode_ms < 5 * 20  # one decoding, not nine
-    assert timing.preview_ms >= 8 * 20
+        pass_by(0.03)
+    done = events[-1]
+    assert done.timing.block_ms == (BLOCK_MS,) * 9
+    assert done.timing.decode_ms == pytest.approx(20)  # one decoding, not nine
+    assert done.timing.preview_ms == pytest.approx(8 * 20)
 
 
 def test_a_slow_consumer_holds_nothing_up(scripted, scripted_service, monkeypatch):
@@ -105,13 +113,8 @@ def test_a_slow_consumer_holds_nothing_up(scripted, scripted_service, monkeypatc
 
 def test_a_consumer_gets_a_moment_before_the_next_block(scripted, scripted_service, monkeypatch):
     monkeypatch.setattr(accelerator_module, "_PATIENCE_S", 20)
-    events = ask(scripted_service)
-    next(events)
-    time.sleep(0.2)
-    assert len(scripted.blocks) == 1
-    next(events)
-    wait_until(lambda: len(scripted.blocks) == 2)
-    events.close()
+    previews = (event for event in ask(scripted_service) if isinstance(event, Preview))
+    assert [len(scripted.blocks) for _ in previews] == list(range(1, 10))
 
 
 def test_blocks_run_undisturbed_before_their_previews_are_shown(
@@ -139,13 +142,13 @@ def test_stop_ends_the_work_within_one_block(scripted, scripted_service, monkeyp
     events = ask(scripted_service, heun=24, pseudo=0, refiner=0)
     next(events)
     scripted.gate.clear()
-    time.sleep(0.1)
     started = len(scripted.blocks)
     events.close()
     scripted.gate.set()
     *_, done = ask(scripted_service, class_names=["dog"], heun=1, pseudo=0, refiner=0)
     assert isinstance(done, Done)
-    assert [name for name, _ in scripted.blocks].count((0,)) <= started + 1
+    # One that had passed the gate, and the one that stood before it.
+    assert [name for name, _ in scripted.blocks].count((0,)) <= started + 2
 
 
 @pytest.fixture
@@ -276,7 +279,7 @@ def test_requests_wait_their_turn(scripted, scripted_service):
     threads = [threading.Thread(target=consume, args=(name,)) for name in CLASSES]
     for thread in threads:
         thread.start()
-    time.sleep(0.1)
+    wait_until(lambda: scripted_service._accelerator._tasks.qsize() == 1)  # behind the other
     scripted.gate.set()
     for thread in threads:
         thread.join(20)
@@ -296,8 +299,8 @@ def test_the_speed_up_is_over_eight_heun_blocks(scripted_service):
 def test_a_hiccup_of_the_machine_does_not_make_a_plan_slower_than_heun():
     plan = SamplePlan.parse("H2P4R2")
     times = [2000.0, 20.0, 10.0, 10.0, 10.0, 10.0, 1.0, 1.0]
-    timing = Timing(1, tuple(times), 5.0)
-    assert heun_ms_per_image(plan, timing) > timing.ms_per_image
+    slow = Timing(1, tuple(times), 5.0)
+    assert heun_ms_per_image(plan, slow) > slow.ms_per_image
     times[0] = 20.0
     assert heun_ms_per_image(plan, Timing(1, tuple(times), 5.0)) == 8 * 20 + 5
 

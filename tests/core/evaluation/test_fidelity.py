@@ -14,6 +14,7 @@ from flowturbo_core.data.captions import read_captions
 from flowturbo_core.data.folders import open_pictures
 from flowturbo_core.evaluation import fidelity as module
 from flowturbo_core.evaluation.fidelity import (
+    default_metrics,
     fidelity,
     given_statistics,
     load_clip,
@@ -132,6 +133,53 @@ def test_of_an_adm_reference_fid_takes_the_statistics_and_recall_the_pictures(st
     assert content["fid_reference"] == "mu and sigma"
     expected = precision_recall(features(ours), features(theirs))
     assert (content["precision"], content["recall"]) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("extra", [{}, {"mu_s": np.zeros(7), "sigma_s": np.eye(7)}])
+def test_a_reference_of_statistics_alone_serves_fid(stand_in, command_line, tmp_path, dtype, extra):
+    ours = noise(30)
+    statistics = {"mu": np.full(5, 0.7, dtype), "sigma": (0.01 * np.eye(5)).astype(dtype)}
+    reference = npz(tmp_path / "stats.npz", **statistics, **extra)
+    drawn = folder_of(tmp_path / "ours", ours)
+    content = fidelity(drawn, reference, ["fid"], CPU)
+    given = given_statistics(reference)
+    expected = frechet_distance(feature_statistics(features(ours)), given)
+    assert content["fid"] == pytest.approx(expected, rel=1e-6)
+    assert (content["fid_reference"], content["num_reference"]) == ("mu and sigma", None)
+    refused(
+        "stats.npz holds mu and sigma and no pictures, .* and recall cannot: leave out recall",
+        drawn,
+        reference,
+        ["fid", "recall"],
+    )
+    refused("stats.npz holds mu and sigma and no pictures", reference, drawn, ["fid"])
+    assert default_metrics(reference) == ("fid", "isc")
+    assert default_metrics(drawn) == ("fid", "isc", "precision", "recall")
+
+
+def test_the_command_line_says_what_statistics_alone_cannot_tell(
+    command_line, stand_in, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(module, "inception_score", lambda logits: {"inception_score": 1.0})
+    reference = npz(tmp_path / "stats.npz", mu=np.zeros(5), sigma=np.eye(5))
+    done = command_line(
+        "fidelity", "--generated", folder_of(tmp_path / "ours", noise(10)),
+        "--reference", reference, "--json", tmp_path / "f.json", "--device", "cpu",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "holds no pictures: precision, recall cannot be computed" in done.out
+    assert {"fid", "inception_score"} <= json.loads((tmp_path / "f.json").read_text()).keys()
+
+
+def test_statistics_that_are_none_are_refused(no_network, tmp_path):
+    drawn = folder_of(tmp_path / "ours", noise(10))
+    for name, mu, sigma, sentence in (
+        ("flat", np.zeros((1, 2048)), np.eye(2048), "mu must be"),
+        ("of VGG", np.zeros(4096), np.eye(8), "mu must be"),
+        ("negative", np.zeros(2048), -np.eye(2048), "its diagonal holds negatives"),
+    ):
+        refused(sentence, drawn, npz(tmp_path / f"{name}.npz", mu=mu, sigma=sigma), ["fid"])
 
 
 def test_only_what_is_asked_for_is_told(stand_in, tmp_path):

@@ -176,6 +176,7 @@ def test_the_published_layout_is_a_diffusers_folder(folder):
         "StableDiffusionPipeline",
     ],
 )
+@pytest.mark.filterwarnings("ignore:this folder's scheduler")  # what it says is another test's
 def test_folders_of_all_layouts_load(pipeline, sd_folder, name):
     change_index(sd_folder, _class_name=name)
     loaded = load_pipeline(sd_folder)
@@ -529,7 +530,7 @@ for _file in (ENCODER, f"unet/{DIFFUSERS_WEIGHTS}"):
     SPOILED[f"Git LFS has {_file}"] = _write(_file, POINTER), (_file, "git lfs pull")
 
 
-@spoil("a pickle behind an index of shards", "weights.bin, a pickle", "convert-text")
+@spoil("a pickle behind an index of shards", "names weights.bin", ".safetensors files")
 def pickle_in_shards(folder):
     names = dict.fromkeys(load_file(folder / ENCODER), "weights.bin")
     to_pickle(folder / ENCODER, "weights.bin")

@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_is_one_sentence_and_leaves_the_last_checkpoint(
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ValueError, match="checkpoint.pt cannot be written: the disk is full"):
+    with pytest.raises(ValueError, match="checkpoint.pt cannot be written: writing broke off"):
         train(flow_objective(), tmp_path, 7, resume=True)
     assert not list(tmp_path.glob("*.partial"))
     monkeypatch.setattr(torch, "save", genuine)

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from flowturbo_core.models.unet import SD_REFINER
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+from flowturbo_core.training import commands
 from flowturbo_core.training.loop import build_optimizers
 from flowturbo_core.training.recipes import get_recipe
 from flowturbo_core.training.text import with_captions
@@ -145,3 +146,17 @@ def test_pictures_are_for_text_refiners_alone(drawn, train, own):
 def test_a_recipe_trains_what_it_has(drawn, train, sd_folder, what, named):
     done = train(what, "--steps", 1, "--recipe", "sd-1-5", "--predictor", sd_folder)
     assert_refused(done, "sd-1-5", named)
+
+
+def test_the_sign_of_a_foreign_velocity_is_that_of_its_training(train, sd_folder, own, monkeypatch):
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    (sd_folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    seen = []
+
+    def objective(pipeline, *_):
+        seen.append(pipeline.velocity)
+        raise ValueError("that is all")
+
+    monkeypatch.setattr(commands, "TextRefinerObjective", objective)
+    train("text-refiner", "--steps", 1, "--predictor", sd_folder, *words(own))
+    assert seen == ["noise - data"]
