@@ -28,8 +28,8 @@ def seed_all() -> None:
 
 def global_state() -> dict[str, Any]:
     """Return what belongs to the whole process, by name."""
-    return {
-        "the environment": dict(os.environ),
+    environment = {name: its for name, its in os.environ.items() if not name.startswith("PYTEST_")}
+    return {f"${name}": its for name, its in environment.items()} | {
         "the working folder": os.getcwd(),
         "the log's level": logging.root.level,
         "torch's threads": torch.get_num_threads(),
