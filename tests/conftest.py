@@ -101,7 +101,6 @@ def write_front(folder, content):
     (folder / "front.json").write_text(json.dumps(found_with | content))
 
 
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "True"  # as Gradio sets it with the first page
 _BEFORE = pytest.StashKey()
 _made = {}  # by each fixture that tests share: the object, and what it was like
 _modules = {}  # what the containers of each module of tests were like
