@@ -9,10 +9,10 @@ from typing import Annotated
 
 from typer import Option
 
-from demo import cache
-from demo.cache import Keeping
-from demo.lifecycle import close, leaving
-from flowturbo_core.requests import whole_number
+from demo.serving import cache
+from demo.serving.cache import Keeping
+from demo.serving.lifecycle import close, leaving
+from flowturbo_core.checks import whole_number
 from flowturbo_core.usage import number, run
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -56,7 +56,7 @@ def main(
         raise ValueError("--mcp: pip install -r requirements-mcp.txt -c constraints.txt")
     listens_on = (host or LOOPBACK[0]).strip("[]")
     check_address(listens_on, port)
-    from demo.gate import hosts  # only now: what it imports takes half a second
+    from demo.serving.gate import hosts  # only now: what it imports takes half a second
 
     answers_to = hosts(listens_on, allowed_hosts, os.environ)
     cache.claim()
@@ -69,7 +69,7 @@ def main(
 
     page, services = None, ()
     try:
-        from demo.studio import load_services  # only now: what they import takes seconds
+        from demo.service.studio import load_services  # only now: what they import takes seconds
         from demo.ui import build, launch_options
 
         classes, texts = load_services(model, device, dtype, downloads)

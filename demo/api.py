@@ -15,15 +15,15 @@ import gradio as gr
 from gradio.blocks import BlockFunction
 from gradio.components import Component
 
-from demo import readout
-from demo.class_service import ClassService
-from demo.events import Done, Preview
-from demo.gate import REFUSED, in_one_line
-from demo.pictures import captioned, preview_file, setting_files
-from demo.service import GUIDANCE_SCALE, Service
-from demo.slider_plans import PSEUDO_STEPS, REFINER_STEPS, SOLVER_STEPS
-from demo.text_service import TextService
-from demo.wiring import GPU, in_a_sentence, told
+from demo.says import readout
+from demo.says.pictures import captioned, preview_file, setting_files
+from demo.service.class_service import ClassService
+from demo.service.events import Done, Preview
+from demo.service.service import GUIDANCE_SCALE, Service
+from demo.service.slider_plans import PSEUDO_STEPS, REFINER_STEPS, SOLVER_STEPS
+from demo.service.text_service import TextService
+from demo.serving.gate import REFUSED, in_one_line
+from demo.wiring.runs import GPU, in_a_sentence, told
 from flowturbo_core.files import Unwritable
 from flowturbo_core.requests import MAX_SEED, MAX_SIDE, MAX_TEXT
 

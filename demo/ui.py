@@ -11,15 +11,16 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
-from demo import api, wiring
-from demo.cache import Keeping
-from demo.class_service import ClassService
-from demo.controls import HELPER
-from demo.gate import Gate, Hosts, hosts, refuse_body
-from demo.service import Service
+from demo import api
+from demo.parts.controls import HELPER
+from demo.service.class_service import ClassService
+from demo.service.service import Service
+from demo.service.text_service import TextService
+from demo.serving.cache import Keeping
+from demo.serving.gate import Gate, Hosts, hosts, refuse_body
+from demo.serving.upkeep import MAX_SESSIONS, upkeep
 from demo.tabs import about, class_conditional, compare, text_to_image
-from demo.text_service import TextService
-from demo.upkeep import MAX_SESSIONS, upkeep
+from demo.wiring import runs
 from flowturbo_core.metadata import is_of_texts
 
 # Fonts the reader already has: the page downloads nothing from elsewhere.
@@ -99,14 +100,14 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
         async def follow() -> AsyncIterator[str]:
             for its in services:  # they are loaded in this order
                 yield _status(services)
-                await wiring.loaded(its)
+                await runs.loaded(its)
             yield _status(services)
 
         def opened(request: gr.Request) -> gr.Tabs:
             is_of_text = of_text(str(request.query_params))
             return gr.Tabs(selected="text-to-image") if is_of_text else gr.skip()
 
-        page.load(follow, None, status, **wiring.ONCE_LOADED)
+        page.load(follow, None, status, **runs.ONCE_LOADED)
         if texts:
             page.load(opened, None, tabs, **HELPER)
     return page

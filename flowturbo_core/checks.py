@@ -1,6 +1,7 @@
-"""Writes a value, or the allowed ones, so briefly that a sentence of refusal can hold it."""
+"""Checks values, and writes them so briefly that a sentence of refusal can hold them."""
 
 import difflib
+import numbers
 from collections.abc import Iterable, Sequence
 
 _LISTED = 400  # characters; a longer list of names is not read
@@ -55,3 +56,30 @@ def _nearest(text: str, names: Sequence[str]) -> list[str]:
     holding = [its for name, its in by_lower.items() if wanted and wanted in name]
     alike = difflib.get_close_matches(wanted, by_lower, _NEAREST)
     return (holding or [by_lower[name] for name in alike])[:_NEAREST]
+
+
+def in_short(error: Exception) -> str:
+    """Return what a library says of a failure, on one line and cut to 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def whole_number(name: str, value: object, low: int, high: int) -> int:
+    """Return `value` as an int from `low` to `high`; 3.0 is whole, 3.5, NaN and True are not."""
+    if not (_is_number(value) and low <= value <= high and value == int(value)):
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {_given(value)}")
+    return int(value)
+
+
+def real_number(name: str, value: object, low: float, high: float) -> float:
+    """Return `value` as a float from `low` to `high`, or raise ValueError saying so."""
+    if not (_is_number(value) and low <= value <= high):  # false for NaN and the infinities too
+        raise ValueError(f"{name} must be a number from {low} to {high}, not {_given(value)}")
+    return float(value)
+
+
+def _given(value: object) -> str:
+    return "nothing" if value is None else brief(value)  # an empty field, or a null
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from flowturbo_core.checks import in_short
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REASONS = {
     errno.EACCES: "its folder does not allow it",
@@ -164,3 +166,44 @@ def _remove(partial: Path) -> None:
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in `file`; raises ValueError, naming it, for anything else."""
+    if not file.exists():
+        raise ValueError(f"there is no file {file}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))  # some editors write a mark
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON: {in_short(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def user_cache() -> Path:
+    """Return the folder for what the project keeps of a person's own.
+
+    Of a user whom the system knows no home of, as in some containers, it is one that is not there
+    and cannot be: nothing is found in it, and `check_user_cache` says why nothing can be kept.
+    """
+    return (_caches() or Path(os.devnull)) / "flowturbo-studio"
+
+
+def check_user_cache() -> None:
+    """Raise ValueError if there is no folder for what the project keeps of a person's own."""
+    if _caches() is None:
+        raise ValueError(
+            "this user has no home folder to keep it in: name a folder in the environment variable "
+            "XDG_CACHE_HOME"
+        )
+
+
+def _caches() -> Path | None:
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor the system's list of users says
+        return None

@@ -17,7 +17,8 @@ from urllib.parse import parse_qsl, urlencode
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from flowturbo_core.requests import ClassConditionalRequest, TextToImageRequest, brief
+from flowturbo_core.checks import brief
+from flowturbo_core.requests import ClassConditionalRequest, TextToImageRequest
 
 VERSION = 1
 _KEY = "flowturbo"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
-from flowturbo_core.checks import brief, unknown
+from flowturbo_core.checks import brief, real_number, unknown, whole_number
 from flowturbo_core.plan import SamplePlan
 
 MAX_GUIDANCE_SCALE = 15
@@ -183,28 +183,6 @@ def _side(name: str, value: object, multiple: int) -> int:
     if side % multiple:
         raise ValueError(f"{name} must be a multiple of {multiple}, not {side}")
     return side
-
-
-def whole_number(name: str, value: object, low: int, high: int) -> int:
-    """Return `value` as an int from `low` to `high`; 3.0 is whole, 3.5, NaN and True are not."""
-    if not (_is_number(value) and low <= value <= high and value == int(value)):
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {_given(value)}")
-    return int(value)
-
-
-def real_number(name: str, value: object, low: float, high: float) -> float:
-    """Return `value` as a float from `low` to `high`, or raise ValueError saying so."""
-    if not (_is_number(value) and low <= value <= high):  # false for NaN and the infinities too
-        raise ValueError(f"{name} must be a number from {low} to {high}, not {_given(value)}")
-    return float(value)
-
-
-def _given(value: object) -> str:
-    return "nothing" if value is None else brief(value)  # an empty field, or a null
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def class_label(value: object, class_names: Sequence[str]) -> int:

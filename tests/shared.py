@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from demo.service import Service
+from demo.service.service import Service
 from flowturbo_core.pipelines.base import FlowPipeline
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 from typer import Option
 
-from demo.lifecycle import EXIT_CODES
+from demo.serving.lifecycle import EXIT_CODES
 from flowturbo_core.devices import VERSIONS, describe_device, resolve_device
 from flowturbo_core.metadata import Settings
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline

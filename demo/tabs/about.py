@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from demo.service import Service
+from demo.service.service import Service
 
 _ABOUT = """
 ## What this is

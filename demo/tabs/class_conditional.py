@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator
 
 import gradio as gr
 
-from demo import api, controls, wiring
-from demo.class_service import ClassService
-from demo.service import NUM_IMAGES
+from demo import api
+from demo.parts import controls
+from demo.service.class_service import ClassService
+from demo.service.service import NUM_IMAGES
+from demo.wiring import live
+from demo.wiring.visit import connect_visit
 from flowturbo_core.metadata import Settings
 
 
@@ -40,10 +43,10 @@ def build(
         return names, *counts, *values, False
 
     ask = service.generate_class_conditional
-    wiring.connect(service, "class-conditional", ask, inputs, plan, buttons, results)
-    wiring.connect_visit(page, service, values_of, inputs, plan, results, visit, takes)
-    wiring.connect_budget(page, service, plan)
-    wiring.connect_example(page, service, results)
+    live.connect(service, "class-conditional", ask, inputs, plan, buttons, results)
+    connect_visit(page, service, values_of, inputs, plan, results, visit, takes)
+    live.connect_budget(page, service, plan)
+    live.connect_example(page, service, results)
     api.publish(handler(service), arguments(service), ["Pictures"])
 
 

@@ -9,18 +9,14 @@ from typing import NamedTuple
 import gradio as gr
 from pandas import DataFrame
 
-from demo import api, comparison, controls, panes, readout, wiring
-from demo.controls import HELPER, sentence
-from demo.events import Advanced, Comparison, Stopped
-from demo.pictures import (
-    REMOVED,
-    Difference,
-    are_kept,
-    captioned,
-    png_file,
-    setting_files,
-)
-from demo.service import NUM_COMPARED, Service
+from demo import api
+from demo.parts import controls, panes
+from demo.parts.controls import HELPER, sentence
+from demo.says import comparison, readout
+from demo.says.pictures import REMOVED, Difference, are_kept, captioned, png_file, setting_files
+from demo.service.events import Advanced, Comparison, Stopped
+from demo.service.service import NUM_COMPARED, Service
+from demo.wiring import runs
 from flowturbo_core.files import Unwritable
 from flowturbo_core.models.catalog import CLASSES
 from flowturbo_core.models.front import Front
@@ -120,7 +116,7 @@ def _build_pane(service: Service, has_endpoint: bool) -> None:
             told, pictures = _results(service)
     # In the order in which the handler takes them.
     inputs = [things, first.text, second.text, guidance_scale, num_images, *seed]
-    wiring.connect_runs(
+    runs.connect_runs(
         service,
         f"compare {service.name}",
         [(buttons.presses, partial(shown, service))],
@@ -196,8 +192,8 @@ def shown(service: Service, *values: object) -> Iterator[tuple]:
     latest: Comparison | None = None
     yielded = False
     with (
-        wiring.in_a_sentence(sentence, Unwritable),
-        closing(wiring.told(service, service.compare_plans, sentence, *values)) as events,
+        runs.in_a_sentence(sentence, Unwritable),
+        closing(runs.told(service, service.compare_plans, sentence, *values)) as events,
     ):
         for event in events:
             if event is None:

@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from demo import api, controls, panes, wiring
-from demo.service import NUM_IMAGES
-from demo.text_service import EXAMPLES, TextService
+from demo import api
+from demo.parts import controls, panes
+from demo.service.service import NUM_IMAGES
+from demo.service.text_service import EXAMPLES, TextService
+from demo.wiring import live
+from demo.wiring.visit import connect_visit
 from flowturbo_core.metadata import TextSettings, model_in
 from flowturbo_core.requests import MAX_TEXT
 
@@ -84,7 +87,7 @@ def _build_pane(
 
     ask = service.generate_text_to_image
     ways = (texts.typed, ask), (texts.pressed, partial(ask, is_example=True))
-    wiring.connect(
+    live.connect(
         service, f"text-to-image {service.name}", ask, inputs, plan, buttons, results, ways
     )
     paused = {"js": _TYPED, "trigger_mode": "multiple", **controls.HELPER}
@@ -96,9 +99,9 @@ def _build_pane(
         is_own = model not in others if service is siblings[0] else model == service.name
         return is_own and is_for_texts(query)
 
-    wiring.connect_visit(page, service, values_of, inputs, plan, results, visit, takes)
-    wiring.connect_budget(page, service, plan)
-    wiring.connect_example(page, service, results)
+    connect_visit(page, service, values_of, inputs, plan, results, visit, takes)
+    live.connect_budget(page, service, plan)
+    live.connect_example(page, service, results)
     if service is siblings[0]:
         api.publish(handler(service), arguments(service), ["Pictures"])
 

@@ -7,7 +7,7 @@ import torch
 import typer
 from accelerate import PartialState
 
-from flowturbo_core.checks import brief
+from flowturbo_core.checks import brief, whole_number
 from flowturbo_core.cli.shared import (
     Device,
     Dtype,
@@ -20,6 +20,7 @@ from flowturbo_core.cli.shared import (
     print_warnings,
     split,
 )
+from flowturbo_core.data.postcards.scene import ATTRIBUTES
 from flowturbo_core.devices import VERSIONS, describe_device, resolve_dtype
 from flowturbo_core.evaluation import evaluate as evaluation
 from flowturbo_core.evaluation import fidelity, speed, stability, tuner
@@ -35,11 +36,9 @@ from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
     ModelDescription,
 )
-from flowturbo_core.models.evaluator import ATTRIBUTES
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.plan import MAX_STEPS, SamplePlan, parse_distinct
-from flowturbo_core.requests import whole_number
 from flowturbo_core.usage import number
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import typer
 
+from flowturbo_core.checks import brief, whole_number
 from flowturbo_core.cli.shared import (
     Device,
     Dtype,
@@ -24,6 +25,7 @@ from flowturbo_core.cli.shared import (
 from flowturbo_core.data.captions import read_texts
 from flowturbo_core.devices import VERSIONS, resolve_dtype
 from flowturbo_core.files import check_file, check_folder, written_whole
+from flowturbo_core.making.hub import fetch, hub_model
 from flowturbo_core.metadata import Settings, TextSettings, safe_name
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
@@ -33,9 +35,8 @@ from flowturbo_core.models.catalog import (
     ModelDescription,
     bundled_pipelines,
 )
-from flowturbo_core.models.hub import fetch, hub_model
 from flowturbo_core.pipelines.loading import load_pipeline
-from flowturbo_core.requests import MAX_IMAGES, MAX_SEED, brief, whole_number
+from flowturbo_core.requests import MAX_IMAGES, MAX_SEED
 from flowturbo_core.usage import number
 
 _UNNAMED = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # what no name of a file should have

@@ -10,16 +10,16 @@ import typer
 from flowturbo_core.cli.shared import Device, Dtype, Model, app, device_of
 from flowturbo_core.devices import resolve_dtype
 from flowturbo_core.files import check_folder
-from flowturbo_core.models import bundle
+from flowturbo_core.making import bundle
+from flowturbo_core.making.class_pictures import write_class_pictures
+from flowturbo_core.making.convert_sit import convert_sit
+from flowturbo_core.making.convert_text import convert_text_to_image
 from flowturbo_core.models.catalog import (
     DEFAULT_MODEL,
     MODELS_FOLDER,
     ModelDescription,
     model_folder,
 )
-from flowturbo_core.models.class_pictures import write_class_pictures
-from flowturbo_core.models.convert import convert_sit
-from flowturbo_core.models.convert_text import convert_text_to_image
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.training import commands

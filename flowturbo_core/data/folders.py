@@ -18,9 +18,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flowturbo_core.checks import few
+from flowturbo_core.checks import few, in_short
 from flowturbo_core.images import from_pil
-from flowturbo_core.models.catalog import in_short
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
 # Pictures too, which Pillow reads in part, or not at all: left out without a word, a set would

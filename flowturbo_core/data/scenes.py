@@ -1,18 +1,14 @@
 """Postcards as torch data sets: scenes that are drawn on demand, and cached latents of them."""
 
-import hashlib
 from collections.abc import Container, Sequence
-from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
-from flowturbo_core.data.latents import encoded_once
-from flowturbo_core.data.postcards import Scene, postcard
+from flowturbo_core.data.postcards.postcard import postcard
+from flowturbo_core.data.postcards.scene import ATTRIBUTES, NOTHING, Scene
 from flowturbo_core.images import from_pil
-from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING
 
 # Sheets and measurements use the scenes from this seed on. No training reaches them.
 SHEET_SEED = 2_000_000_000
@@ -59,16 +55,3 @@ def attribute_labels(scene: Scene, named: Container[str] = tuple(ATTRIBUTES)) ->
         else NOTHING
         for name, names in ATTRIBUTES.items()
     ]
-
-
-def cached_latents(
-    vae: AutoencoderKL, first_seed: int, count: int, cache: Path, workers: int = 1
-) -> TensorDataset:
-    """Return the normalised latents (count, C, h, w) float16 of `count` scenes, and their labels.
-
-    Scenes are drawn and encoded once (`encoded_once`). The cache's key includes the pixels of
-    eight scenes, so a change of the drawing makes a new cache.
-    """
-    scenes = Scenes(first_seed)
-    look = hashlib.sha256(scenes[range(8)][0].numpy().tobytes()).hexdigest()
-    return encoded_once(vae, scenes, count, [look, first_seed], cache, workers)

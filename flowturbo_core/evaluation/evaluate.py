@@ -17,9 +17,10 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from flowturbo_core.checks import brief, check_known
-from flowturbo_core.data.postcard_captions import prompt
-from flowturbo_core.data.postcards import CLASSES, IMAGE_SIZE, SPLITS, sample_scene
+from flowturbo_core.checks import brief, check_known, whole_number
+from flowturbo_core.data.postcards.captions import prompt
+from flowturbo_core.data.postcards.scene import ATTRIBUTES, CLASSES, NOTHING, SPLITS, sample_scene
+from flowturbo_core.data.postcards.tools import IMAGE_SIZE
 from flowturbo_core.data.scenes import SHEET_SEED, AttributedScenes, attribute_labels
 from flowturbo_core.devices import VERSIONS, describe_device
 from flowturbo_core.evaluation.frechet import (
@@ -40,6 +41,7 @@ from flowturbo_core.evaluation.solver_error import (
     solve_reference,
     solver_errors,
 )
+from flowturbo_core.making.bundle import AUTOENCODER, EVALUATOR
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
     autoencoder_hash,
@@ -47,12 +49,11 @@ from flowturbo_core.models.autoencoder import (
     downsampling_factor,
     reconstruct,
 )
-from flowturbo_core.models.bundle import AUTOENCODER, EVALUATOR
 from flowturbo_core.models.catalog import bundled_models, model_folder
-from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
+from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.storage import load_model
 from flowturbo_core.pipelines.base import FlowPipeline
-from flowturbo_core.requests import MAX_SEED, TextToImageRequest, whole_number
+from flowturbo_core.requests import MAX_SEED, TextToImageRequest
 
 METRICS = ("frechet", "accuracy", "solver", "reference")
 DEFAULT_METRICS = METRICS[:3]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowturbo_core.checks import check_known
+from flowturbo_core.checks import check_known, in_short
 from flowturbo_core.data.captions import read_captions
 from flowturbo_core.data.folders import (
     Pictures,
@@ -32,7 +32,6 @@ from flowturbo_core.evaluation.frechet import (
     frechet_distance,
     precision_recall,
 )
-from flowturbo_core.models.catalog import in_short
 
 CLIP = "openai/clip-vit-large-patch14"
 INCEPTION_FEATURES = 2048

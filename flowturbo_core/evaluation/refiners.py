@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from flowturbo_core.checks import brief
 from flowturbo_core.evaluation.frechet import bootstrap
 from flowturbo_core.evaluation.solver_error import (
     ends,
@@ -19,12 +20,11 @@ from flowturbo_core.evaluation.solver_error import (
     solve_reference,
     solver_errors,
 )
-from flowturbo_core.models.catalog import read_json
+from flowturbo_core.files import read_json
 from flowturbo_core.models.sit import REFINER_VARIANTS, SiTRefiner
 from flowturbo_core.models.storage import load_model, read_record
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import brief
 
 NONE = "none"
 

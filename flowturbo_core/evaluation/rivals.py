@@ -16,11 +16,10 @@ from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultiste
 from diffusers.hooks import FirstBlockCacheConfig
 from torch import Tensor
 
-from flowturbo_core.checks import cut
+from flowturbo_core.checks import brief, cut, real_number, whole_number
 from flowturbo_core.devices import timed
 from flowturbo_core.pipelines.base import FlowPipeline, Output
 from flowturbo_core.plan import MAX_STEPS, SamplePlan, parse_distinct
-from flowturbo_core.requests import brief, real_number, whole_number
 from flowturbo_core.sampler import Job
 from flowturbo_core.steps import State
 from flowturbo_core.timing import Timing

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from flowturbo_core.checks import check_known
+from flowturbo_core.checks import check_known, whole_number
 from flowturbo_core.devices import VERSIONS, describe_device
 from flowturbo_core.evaluation.rivals import Contender, finish, parse_contenders
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import ms_of_kind
-from flowturbo_core.requests import whole_number
 from flowturbo_core.timing import Timing
 
 try:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowturbo_core import path
 from flowturbo_core.evaluation.solver_error import NUM_NOISES, jobs
 from flowturbo_core.files import written_whole
 from flowturbo_core.pipelines.base import FlowPipeline
@@ -30,22 +31,6 @@ class Trajectory:
     times: tuple[float, ...]
     x: Tensor
     v: Tensor
-
-
-def curvature(v_before: Tensor, v: Tensor, dt: float) -> Tensor:
-    """Return the curvature (B,) of the paths x(t) whose velocity goes from `v_before` to `v`.
-
-    kappa = |a - (a . u) u| / |v|^2 with a = dv/dt and u = v / |v|. It is the inverse radius of the
-    circle that touches the path, in the units of x. Only a turn of the velocity counts, not a
-    change of its length. FlowTurbo's figure 1 plots it (2409.18128). Velocities are (B, ...), and
-    `dt` is the time between them; v and a are taken in the middle. Zero where the velocity is zero.
-    """
-    middle = ((v_before + v) / 2).flatten(1).double()
-    acceleration = ((v - v_before) / dt).flatten(1).double()
-    speed_squared = middle.square().sum(1).clamp_min(1e-30)
-    along = (acceleration * middle).sum(1) / speed_squared
-    across = acceleration - along[:, None] * middle
-    return across.norm(dim=1) / speed_squared
 
 
 def deviations(trajectory: Trajectory) -> Tensor:
@@ -96,7 +81,9 @@ def describe(trajectory: Trajectory) -> dict[str, Any]:
     times = trajectory.times
     intervals = list(zip(times[:-1], times[1:], strict=True))
     moves = zip(trajectory.v[:-1], trajectory.v[1:], intervals, strict=True)
-    bent = torch.stack([curvature(before, v, end - start) for before, v, (start, end) in moves])
+    bent = torch.stack(
+        [path.curvature(before, v, end - start) for before, v, (start, end) in moves]
+    )
     quartiles = torch.quantile(bent, torch.tensor([0.25, 0.5, 0.75], dtype=bent.dtype), dim=1)
     per_dimension = trajectory.x[0, 0].numel()
     return {

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flowturbo_core.models.evaluator import ATTRIBUTES
+from flowturbo_core.data.postcards.scene import ATTRIBUTES
 from flowturbo_core.plan import SamplePlan
 
 ROOT = Path(__file__).parents[2]

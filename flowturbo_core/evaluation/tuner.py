@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from flowturbo_core.checks import real_number
 from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of, weights_of
 from flowturbo_core.evaluation.parts import Parts
 from flowturbo_core.evaluation.solver_error import (
@@ -26,7 +27,6 @@ from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.plan import MAX_STEPS, PAPER_PLANS, SamplePlan
 from flowturbo_core.rates import Rates
-from flowturbo_core.requests import real_number
 
 Counts = tuple[int, int, int]  # Heun, pseudo-corrector and refiner blocks
 

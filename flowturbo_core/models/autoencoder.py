@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor
 
-from flowturbo_core.requests import brief, real_number
+from flowturbo_core.checks import brief, real_number
 
 _LARGEST = 1e6  # a larger mean, deviation or factor of latents means that something is broken
 

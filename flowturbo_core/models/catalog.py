@@ -3,7 +3,6 @@
 Nothing here reads weights or imports torch: a page can be built before either is loaded.
 """
 
-import json
 import math
 import os
 import re
@@ -11,15 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from flowturbo_core.checks import brief, real_number, whole_number
+from flowturbo_core.files import read_json, user_cache
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import (
-    MAX_GUIDANCE_SCALE,
-    MAX_SIDE,
-    brief,
-    check_class_names,
-    real_number,
-    whole_number,
-)
+from flowturbo_core.requests import MAX_GUIDANCE_SCALE, MAX_SIDE, check_class_names
 
 if TYPE_CHECKING:
     from flowturbo_core.models.front import Front
@@ -250,34 +244,6 @@ def bundled_pipelines() -> tuple[str, ...]:
     )
 
 
-def user_cache() -> Path:
-    """Return the folder for what the project keeps of a person's own.
-
-    Of a user whom the system knows no home of, as in some containers, it is one that is not there
-    and cannot be: nothing is found in it, and `check_user_cache` says why nothing can be kept.
-    """
-    return (_caches() or Path(os.devnull)) / "flowturbo-studio"
-
-
-def check_user_cache() -> None:
-    """Raise ValueError if there is no folder for what the project keeps of a person's own."""
-    if _caches() is None:
-        raise ValueError(
-            "this user has no home folder to keep it in: name a folder in the environment variable "
-            "XDG_CACHE_HOME"
-        )
-
-
-def _caches() -> Path | None:
-    named = os.environ.get("XDG_CACHE_HOME")
-    if named:
-        return Path(named)
-    try:
-        return Path.home() / ".cache"
-    except RuntimeError:  # neither HOME nor the system's list of users says
-        return None
-
-
 def is_bundled(folder: Path) -> bool:
     """Tell whether a folder is that of a model which ships with the project."""
     return folder.resolve().parent == MODELS_FOLDER.resolve()
@@ -392,21 +358,3 @@ def _image_size_and_factor(folder: Path, index: dict[str, Any]) -> tuple[int, in
         return size, whole_number("factor", factor, 1, MAX_SIDE)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError("its parts do not say how large its images are") from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the JSON object in `file`; raises ValueError, naming it, for anything else."""
-    if not file.exists():
-        raise ValueError(f"there is no file {file}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))  # some editors write a mark
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no JSON: {in_short(error)}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object, not a {type(content).__name__}")
-    return content
-
-
-def in_short(error: Exception) -> str:
-    """Return what a library says of a failure, on one line and cut to 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -5,12 +5,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from flowturbo_core.data.postcards import CLASSES, COLOURS, POSITIONS, TIMES
+from flowturbo_core.data.postcards.scene import ATTRIBUTES
 
-# The attributes that it tells, and the names of each. A background has no colour and no position:
-# its label there is NOTHING, and training ignores it.
-ATTRIBUTES = {"subject": CLASSES, "colour": COLOURS, "time": TIMES, "position": POSITIONS}
-NOTHING = -100
 _STRIDES = 5  # the last map is 128 / 2^5 = 4 a side
 
 

@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from flowturbo_core.checks import cut
-from flowturbo_core.models.catalog import check_user_cache, read_json, user_cache
+from flowturbo_core.checks import brief, cut, real_number
+from flowturbo_core.files import check_user_cache, read_json, user_cache
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
-from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
+from flowturbo_core.requests import MAX_GUIDANCE_SCALE
 
 FILE_NAME = "front.json"
 _MAX_ERROR = 1_000_000  # latents have a spread of about 1: a larger error is a mistake in the file

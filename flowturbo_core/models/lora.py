@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from flowturbo_core.models.catalog import in_short, read_json
+from flowturbo_core.checks import brief, in_short, real_number
+from flowturbo_core.files import read_json
 from flowturbo_core.models.storage import AS_SAFETENSORS, require_here
 from flowturbo_core.models.text_encoder import silent
-from flowturbo_core.requests import brief, real_number
 
 _LARGEST_SCALE = 10
 _USUAL_NAME = "pytorch_lora_weights.safetensors"

@@ -16,8 +16,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from torch import Tensor, nn
 
+from flowturbo_core.checks import brief, real_number
 from flowturbo_core.models.autoencoder import check_statistics
-from flowturbo_core.requests import brief, real_number
 
 REFINER_VARIANTS = ("consistent", "released")
 

@@ -13,9 +13,8 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from flowturbo_core.files import write_json
-from flowturbo_core.models.catalog import in_short, read_json
-from flowturbo_core.requests import brief, whole_number
+from flowturbo_core.checks import brief, in_short, whole_number
+from flowturbo_core.files import read_json, write_json
 
 # Of the weights that ship: a repository of small files stays easy to push and to fetch.
 _SHIPPED_SHARD_SIZE = "9MB"

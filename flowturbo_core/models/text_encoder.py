@@ -12,15 +12,14 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
-from flowturbo_core.checks import brief
-from flowturbo_core.models.catalog import in_short, read_json
+from flowturbo_core.checks import brief, in_short, whole_number
+from flowturbo_core.files import read_json
 from flowturbo_core.models.storage import (
     AS_SAFETENSORS,
     check_finite,
     check_shapes,
     safetensors_files,
 )
-from flowturbo_core.requests import whole_number
 
 WEIGHTS = "model"  # without the ending
 # What is read of a text encoder's config. Of the rest, some would have transformers look for code

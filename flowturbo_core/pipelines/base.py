@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from flowturbo_core import path
+from flowturbo_core.checks import brief, real_number
 from flowturbo_core.compile import can_compile
 from flowturbo_core.devices import DTYPES, resolve_device, resolve_dtype, timed
 from flowturbo_core.guidance import choose_guidance, guidance_warnings, guided_velocities
@@ -42,7 +43,7 @@ from flowturbo_core.models.catalog import (
 from flowturbo_core.models.storage import load_model, named_class, save_model
 from flowturbo_core.pipelines.convention import Convention, cosine_with_noise, doubts_of
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import MAX_GUIDANCE_SCALE, brief, real_number
+from flowturbo_core.requests import MAX_GUIDANCE_SCALE
 from flowturbo_core.sampler import Job, Step, Velocities, sample
 from flowturbo_core.steps import State
 from flowturbo_core.tasks import generate, initial_noise

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowturbo_core.models.catalog import read_json
-from flowturbo_core.requests import brief
+from flowturbo_core.checks import brief
+from flowturbo_core.files import read_json
 from flowturbo_core.tasks import initial_noise
 
 # What a UNet may give: InstaFlow's and ours, and that of diffusers' flow models.

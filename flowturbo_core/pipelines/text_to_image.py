@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from flowturbo_core.checks import brief, whole_number
 from flowturbo_core.models.autoencoder import downsampling_factor
 from flowturbo_core.models.catalog import (
     DEFAULT_GUIDANCE_SCALE,
@@ -42,7 +43,7 @@ from flowturbo_core.pipelines.convention import (
     read_convention,
 )
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import MAX_SIDE, TextToImageRequest, brief, whole_number
+from flowturbo_core.requests import MAX_SIDE, TextToImageRequest
 from flowturbo_core.sampler import Job
 
 # What a UNet's config may say of its condition, if embeddings of texts are all that it takes.

@@ -9,12 +9,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from flowturbo_core.checks import brief
+from flowturbo_core.checks import brief, whole_number
 from flowturbo_core.data.captions import read_captions
 from flowturbo_core.data.folders import Squares
-from flowturbo_core.data.latents import encoded_once
-from flowturbo_core.data.postcards import CLASSES
-from flowturbo_core.data.scenes import SHEET_SEED, cached_latents
+from flowturbo_core.data.postcards.scene import CLASSES
+from flowturbo_core.data.scenes import SHEET_SEED
 from flowturbo_core.devices import resolve_device
 from flowturbo_core.files import check_folder
 from flowturbo_core.models.autoencoder import (
@@ -31,10 +30,10 @@ from flowturbo_core.models.text_encoder import load_text_encoder, load_tokenizer
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.convention import VELOCITY, read_convention
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
-from flowturbo_core.requests import whole_number
 from flowturbo_core.training.autoencoder import AutoencoderObjective
 from flowturbo_core.training.evaluator import EvaluatorObjective
 from flowturbo_core.training.flow import FlowObjective
+from flowturbo_core.training.latents import cached_latents, encoded_once
 from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, check_run, fit
 from flowturbo_core.training.recipes import get_recipe
 from flowturbo_core.training.refiner import Pairs, RefinerObjective

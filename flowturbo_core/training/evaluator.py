@@ -9,10 +9,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
+from flowturbo_core.data.postcards.scene import ATTRIBUTES, NOTHING
 from flowturbo_core.data.scenes import SHEET_SEED, AttributedScenes
 from flowturbo_core.images import contact_sheet, to_pil
 from flowturbo_core.models.autoencoder import reconstruct
-from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
+from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.storage import save_trained
 from flowturbo_core.training.loop import Objective
 

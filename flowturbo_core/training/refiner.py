@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from flowturbo_core import path
+from flowturbo_core.checks import real_number
 from flowturbo_core.guidance import GuidedPredictor, GuidedRefiner, choose_guidance
 from flowturbo_core.images import contact_sheet
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import save_trained
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.requests import MAX_GUIDANCE_SCALE, real_number
+from flowturbo_core.requests import MAX_GUIDANCE_SCALE
 from flowturbo_core.training.flow import drop_labels, expand, randn_of
 from flowturbo_core.training.loop import Objective
 

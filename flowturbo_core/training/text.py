@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 from transformers import CLIPTokenizer
 
-from flowturbo_core.data.latents import in_chunks
-from flowturbo_core.data.postcard_captions import Prompt, prompt
-from flowturbo_core.data.postcards import Scene, sample_scene
+from flowturbo_core.data.postcards.captions import Prompt, prompt
+from flowturbo_core.data.postcards.scene import Scene, sample_scene
 from flowturbo_core.images import contact_sheet
 from flowturbo_core.models.catalog import EXAMPLE_PROMPTS
 from flowturbo_core.models.storage import save_to_ship, save_trained, write_record
@@ -26,6 +25,7 @@ from flowturbo_core.models.text_encoder import embed, save_text_encoder, save_to
 from flowturbo_core.models.unet import UNetPredictor
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.training.flow import FlowMatching, dropped
+from flowturbo_core.training.latents import in_chunks
 from flowturbo_core.training.refiner import Pairs, RefinerMatching
 
 # Tokenizers' threads do not outlive the fork of a worker, and each worker would say so.

@@ -12,13 +12,13 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from demo import accelerator as accelerator_module
 from demo import ui
-from demo.class_service import ClassService
-from demo.engine import Engine
-from demo.studio import load_services
-from demo.text_service import TextService
-from flowturbo_core.data import postcards
+from demo.service import accelerator as accelerator_module
+from demo.service.class_service import ClassService
+from demo.service.engine import Engine
+from demo.service.studio import load_services
+from demo.service.text_service import TextService
+from flowturbo_core.data.postcards import scene
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoencoder_hash
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
@@ -35,7 +35,7 @@ _SIT = {
     "in_channels": 8,
     "hidden_size": 32,
     "num_heads": 2,
-    "num_classes": len(postcards.CLASSES),
+    "num_classes": len(scene.CLASSES),
     "learn_sigma": False,
 }
 
@@ -70,7 +70,7 @@ def make_pipeline(default_plan="H1P5R3", with_refiner=True):
     predictor = SiTPredictor(**_SIT, depth=2, autoencoder_hash=autoencoder_hash(vae))
     refiner = randomize(SiTRefiner(**_SIT, depth=1), 2) if with_refiner else None
     return ClassConditionalPipeline(
-        randomize(predictor, 1), vae.eval(), postcards.CLASSES, refiner, default_plan, 1.5
+        randomize(predictor, 1), vae.eval(), scene.CLASSES, refiner, default_plan, 1.5
     )
 
 

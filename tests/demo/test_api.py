@@ -11,7 +11,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from demo.gate import hosts
+from demo.serving.gate import hosts
 from flowturbo_core.metadata import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from demo.class_service import ClassService
-from demo.engine import Engine
-from flowturbo_core.data.postcards import CLASSES
+from demo.service.class_service import ClassService
+from demo.service.engine import Engine
+from flowturbo_core.data.postcards.scene import CLASSES
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import ModelDescription
 from tests.demo.visits import (

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 
-from demo.class_service import ClassService
-from demo.engine import Engine
-from flowturbo_core.data.postcards import CLASSES
+from demo.service.class_service import ClassService
+from demo.service.engine import Engine
+from flowturbo_core.data.postcards.scene import CLASSES
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.plan import SamplePlan
 from tests.conftest import write_front

@@ -6,8 +6,8 @@ import threading
 import pytest
 from playwright.sync_api import expect
 
-from demo.class_service import ClassService
-from demo.engine import Engine
+from demo.service.class_service import ClassService
+from demo.service.engine import Engine
 from flowturbo_core.models.catalog import ModelDescription
 from tests.demo.visits import SIZES, Visit, serious_violations, visiting
 

@@ -7,10 +7,10 @@ import threading
 import pytest
 from playwright.sync_api import expect
 
-from demo import controls
-from demo.budget import Budget
-from demo.class_service import ClassService
-from demo.engine import Engine
+from demo.parts import controls
+from demo.service.budget import Budget
+from demo.service.class_service import ClassService
+from demo.service.engine import Engine
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.plan import SamplePlan

@@ -12,9 +12,9 @@ from threading import Event, Thread
 import pytest
 from PIL import Image
 
-from demo import cache
-from demo.cache import GRACE_S, Keeping, claim, folder, previews, report, sweep
-from demo.pictures import png_file, preview_file, zip_file
+from demo.says.pictures import png_file, preview_file, zip_file
+from demo.serving import cache
+from demo.serving.cache import GRACE_S, Keeping, claim, folder, previews, report, sweep
 from flowturbo_core.files import Unwritable
 
 HOUR = 3600

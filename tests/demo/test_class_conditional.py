@@ -7,12 +7,15 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from demo import readout, service, slider_plans, ui, wiring
-from demo.class_service import ClassService
-from demo.events import Done, PlanSummary, Preview, Stopped
-from demo.pictures import png_file
-from demo.slider_plans import SliderPlans
+from demo import ui
+from demo.says import readout
+from demo.says.pictures import png_file
+from demo.service import service, slider_plans
+from demo.service.class_service import ClassService
+from demo.service.events import Done, PlanSummary, Preview, Stopped
+from demo.service.slider_plans import SliderPlans
 from demo.tabs import class_conditional
+from demo.wiring import live
 from flowturbo_core.metadata import Settings
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.plan import SamplePlan
@@ -73,7 +76,7 @@ ASKED = (["cat"], 1, 5, 3, 1.5, 1, 0, False)
 
 
 def asked_of(fake):
-    return wiring.shown(fake, fake.generate_class_conditional, *ASKED, "visitor", 1)
+    return live.shown(fake, fake.generate_class_conditional, *ASKED, "visitor", 1)
 
 
 def test_programs_get_pictures_and_a_record():

@@ -8,16 +8,17 @@ from functools import partial
 import pytest
 from playwright.sync_api import expect
 
-from demo import downloads, panes
-from demo.accelerator import Accelerator
-from demo.downloads import Download
-from demo.engine import Engine
-from demo.events import Done, Fetching
-from demo.service import loader
-from demo.text_service import TextService
-from flowturbo_core.models import hub
+from demo.parts import panes
+from demo.service import downloads
+from demo.service.accelerator import Accelerator
+from demo.service.downloads import Download
+from demo.service.engine import Engine
+from demo.service.events import Done, Fetching
+from demo.service.service import loader
+from demo.service.text_service import TextService
+from flowturbo_core.making import hub
+from flowturbo_core.making.hub import Fetched, fetch
 from flowturbo_core.models.catalog import ModelDescription
-from flowturbo_core.models.hub import Fetched, fetch
 from tests.core.pipelines.tiny_text import tiny_text_pipeline
 from tests.demo.visits import Visit, serious_violations
 from tests.local_hub import MODEL, publish, serving
@@ -148,7 +149,7 @@ def test_what_failed_to_load_is_loaded_when_it_is_asked_for_again(own_cache):
 
 def test_of_the_models_on_demand_one_is_loaded_at_a_time(own_cache, monkeypatch):
     pipeline = tiny_text_pipeline()
-    monkeypatch.setattr("demo.text_service.loader", lambda *_, **__: Loads(pipeline))
+    monkeypatch.setattr("demo.service.text_service.loader", lambda *_, **__: Loads(pipeline))
     accelerator, services = Accelerator(), []
     for name in ("one", "other"):
         model = replace(MODEL, name=name, image_size=64, default_plan="H1P1")
@@ -214,7 +215,7 @@ def test_the_page_fetches_a_model_and_makes_pictures_with_it(
 
 
 def test_the_studio_offers_the_catalogue(monkeypatch, tmp_path, text_service, own_cache):
-    from demo import studio
+    from demo.service import studio
     from flowturbo_core.models.catalog import HUB_MODELS
 
     classes, texts = studio.load_services(str(text_service.model.folder), "cpu", "float32")

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo import examples, readout, wiring
-from demo.class_service import ClassService
-from demo.events import Done, Preview
-from demo.text_service import TextService
+from demo.says import readout
+from demo.service import examples
+from demo.service.class_service import ClassService
+from demo.service.events import Done, Preview
+from demo.service.text_service import TextService
+from demo.wiring import live
 from flowturbo_core.models.catalog import MODELS_FOLDER, ModelDescription
 from flowturbo_core.models.front import weights_hash
 
@@ -38,7 +40,7 @@ def test_each_model_that_ships_has_one_of_its_defaults_and_weights(description):
 
 def test_the_page_says_where_and_that_they_were_made_before(description):
     kept = examples.of(description)
-    pictures, text, _, strip, _, latest = wiring._made_before(kept)
+    pictures, text, _, strip, _, latest = live._made_before(kept)
     kind = type(kept.done.settings)
     for k, (file, caption) in enumerate(pictures):
         assert caption == kept.done.captions[k]

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from demo import accelerator as accelerator_module
-from demo import tickets
-from demo.class_service import ClassService
-from demo.engine import Engine, heun_ms_per_image
-from demo.events import Done, Preview, Stopped
+from demo.service import accelerator as accelerator_module
+from demo.service import tickets
+from demo.service.class_service import ClassService
+from demo.service.engine import Engine, heun_ms_per_image
+from demo.service.events import Done, Preview, Stopped
 from flowturbo_core import devices
-from flowturbo_core.data import postcards
+from flowturbo_core.data.postcards import scene
 from flowturbo_core.metadata import Settings
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.plan import SamplePlan
@@ -387,7 +387,7 @@ def test_a_distilled_model_is_sampled_by_eulers_steps():
 
 
 def test_a_model_without_refiner():
-    plain = replace(MODEL, class_names=tuple(postcards.CLASSES), has_refiner=False)
+    plain = replace(MODEL, class_names=tuple(scene.CLASSES), has_refiner=False)
     service = ClassService(plain, lambda: Engine(make_pipeline("H8", with_refiner=False), "plain"))
     assert service.presets == ["H8"] and not service.has_refiner
     with pytest.raises(ValueError, match="no refiner"):

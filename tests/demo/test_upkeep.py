@@ -10,9 +10,10 @@ import pytest
 from gradio_client import Client
 from playwright.sync_api import expect
 
-from demo import ui, upkeep
-from demo.cache import Keeping, folder, sweep
-from demo.upkeep import forget_answered
+from demo import ui
+from demo.serving import upkeep
+from demo.serving.cache import Keeping, folder, sweep
+from demo.serving.upkeep import forget_answered
 from tests.demo.conftest import free_port
 from tests.demo.test_api import ENDPOINT, GOOD, asked, post
 from tests.demo.test_cache import fill

@@ -9,10 +9,10 @@ import torch
 from PIL import ExifTags, Image
 
 from flowturbo_core.data.folders import Squares, picture_files
-from flowturbo_core.data.latents import encoded_once
 from flowturbo_core.data.workers import read_batches
 from flowturbo_core.images import from_pil
 from flowturbo_core.models.autoencoder import encode_images
+from flowturbo_core.training.latents import encoded_once
 from tests.conftest import tiny_vae
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
@@ -230,7 +230,7 @@ def test_a_picture_found_damaged_late_is_one_sentence_and_the_others_are_kept(
         encoded.append(len(images))
         return encode_images(vae, images)
 
-    monkeypatch.setattr("flowturbo_core.data.latents.encode_images", counted)
+    monkeypatch.setattr("flowturbo_core.training.latents.encode_images", counted)
     with pytest.raises(ValueError, match="4.png cannot be read as a picture: ") as refusal:
         latents_of()
     assert "\n" not in str(refusal.value) and encoded == [2, 2]

@@ -8,10 +8,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from flowturbo_core.data import postcards
-from flowturbo_core.data.postcard_art import CENTRES, paint
-from flowturbo_core.data.postcard_captions import prompt
-from flowturbo_core.data.postcards import (
+from flowturbo_core.data.postcards import scene as scene_module
+from flowturbo_core.data.postcards.art import CENTRES, paint
+from flowturbo_core.data.postcards.captions import caption, prompt
+from flowturbo_core.data.postcards.postcard import draw, postcard
+from flowturbo_core.data.postcards.scene import (
     CLASSES,
     COLOURS,
     POSITIONS,
@@ -20,10 +21,7 @@ from flowturbo_core.data.postcards import (
     TIMES,
     WEATHERS,
     Scene,
-    caption,
-    draw,
     is_held_out,
-    postcard,
     sample_scene,
 )
 
@@ -41,7 +39,7 @@ def ink(scene):
 
 
 def a_scene(subject, **attributes):
-    setting = postcards._FITTING[subject][0]
+    setting = scene_module._FITTING[subject][0]
     values = dict(colour="red", time="day", position="centre", size="large", weather="clear")
     return Scene(subject, setting=setting, seed=7, **(values | attributes))
 
@@ -57,7 +55,7 @@ def test_the_data_set_has_not_changed():
     """Pixels may differ in a rounding; attributes and captions may not."""
     lines = [
         f"{sample_scene(s, split)} {caption(sample_scene(s, split), s)}"
-        for split in postcards.SPLITS
+        for split in scene_module.SPLITS
         for s in range(300)
     ]
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == "ee91bdbcfe579617"
@@ -96,7 +94,7 @@ def test_one_scene_in_twelve_has_no_subject():
     empty = [s for s in SCENES if s.subject == "background"]
     assert 0.065 < len(empty) / len(SCENES) < 0.095
     assert all((s.colour, s.position, s.size) == (None, None, None) for s in empty)
-    assert {s.setting for s in empty} == set(postcards.SETTINGS)
+    assert {s.setting for s in empty} == set(scene_module.SETTINGS)
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)

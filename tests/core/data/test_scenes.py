@@ -8,10 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from flowturbo_core.data import latents, scenes
-from flowturbo_core.data.postcards import CLASSES, postcard
-from flowturbo_core.data.scenes import Scenes, cached_latents
+from flowturbo_core.data import scenes
+from flowturbo_core.data.postcards.postcard import postcard
+from flowturbo_core.data.postcards.scene import CLASSES
+from flowturbo_core.data.scenes import Scenes
 from flowturbo_core.models.autoencoder import encode_images
+from flowturbo_core.training import latents
+from flowturbo_core.training.latents import cached_latents
 from tests.conftest import randomize, tiny_pixel_vae
 
 

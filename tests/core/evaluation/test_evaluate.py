@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowturbo_core.data.postcard_captions import prompt
-from flowturbo_core.data.postcards import sample_scene
+from flowturbo_core.data.postcards.captions import prompt
+from flowturbo_core.data.postcards.scene import ATTRIBUTES, sample_scene
 from flowturbo_core.data.scenes import Scenes
 from flowturbo_core.evaluation import evaluate as module
 from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of, weights_of
@@ -29,7 +29,7 @@ from flowturbo_core.models.autoencoder import (
     reconstruct,
 )
 from flowturbo_core.models.catalog import model_folder
-from flowturbo_core.models.evaluator import ATTRIBUTES, PostcardsEvaluator
+from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.storage import load_model
 from flowturbo_core.plan import SamplePlan
 from tests.conftest import randomize, tiny_pipeline

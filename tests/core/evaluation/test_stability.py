@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from flowturbo_core.evaluation.solver_error import solve
-from flowturbo_core.evaluation.stability import (
-    Trajectory,
-    curvature,
-    describe,
-    follow,
-    straightness,
-)
+from flowturbo_core.evaluation.stability import Trajectory, describe, follow, straightness
+from flowturbo_core.path import curvature
 from tests.problems import PROBLEMS, GaussianFlow, Straight, start_points
 
 

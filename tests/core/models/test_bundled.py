@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from flowturbo_core.data.postcard_captions import prompt
-from flowturbo_core.data.postcards import CLASSES, TIMES, sample_scene
+from flowturbo_core.data.postcards.captions import prompt
+from flowturbo_core.data.postcards.scene import ATTRIBUTES, CLASSES, NOTHING, TIMES, sample_scene
 from flowturbo_core.data.scenes import SHEET_SEED, AttributedScenes, Scenes, attribute_labels
+from flowturbo_core.making.class_pictures import PIXELS
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
 from flowturbo_core.models.catalog import MODELS_FOLDER, ModelDescription, model_folder
-from flowturbo_core.models.class_pictures import PIXELS
-from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
+from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.storage import load_model, read_record
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline

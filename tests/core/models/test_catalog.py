@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
+from flowturbo_core.making.class_pictures import PIXELS, write_class_pictures
 from flowturbo_core.models import catalog
 from flowturbo_core.models.catalog import ModelDescription
-from flowturbo_core.models.class_pictures import PIXELS, write_class_pictures
 from flowturbo_core.pipelines.loading import load_pipeline
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flowturbo_core.models.convert import read_checkpoint
+from flowturbo_core.making.convert_sit import read_checkpoint
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from tests.conftest import tiny_pixel_vae, tiny_vae
 from tests.core.models.released import (

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from flowturbo_core.models.convert_text import convert_text_to_image
+from flowturbo_core.making.convert_text import convert_text_to_image
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from tests.core.pipelines.tiny_text import tiny_text_pipeline
 from tests.local_hub import publish

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowturbo_core.models import hub
+from flowturbo_core.making import hub
+from flowturbo_core.making.hub import fetch, hub_model, wanted_files
 from flowturbo_core.models.catalog import (
     HUB_MODELS,
     TEXTS,
     ModelDescription,
     model_folder,
 )
-from flowturbo_core.models.hub import fetch, hub_model, wanted_files
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from tests.core.pipelines.tiny_text import tiny_text_pipeline
 from tests.local_hub import FAILING, GATED, MODEL, NO_HUB, UNKNOWN, publish, serving

@@ -8,7 +8,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
-from flowturbo_core.models.convert_text import convert_text_to_image
+from flowturbo_core.making.convert_text import convert_text_to_image
 from flowturbo_core.models.sit import SiTPredictor
 from flowturbo_core.pipelines import base
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flowturbo_core.making.convert_text import convert_text_to_image
 from flowturbo_core.models.catalog import ModelDescription
-from flowturbo_core.models.convert_text import convert_text_to_image
 from flowturbo_core.models.front import weights_hash
 from flowturbo_core.pipelines.loading import load_pipeline
 from tests.core.pipelines.tiny_text import change_weights, tiny_text_pipeline, write_sd_folder

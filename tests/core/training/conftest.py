@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flowturbo_core.data import scenes
-from flowturbo_core.data.postcards import CLASSES
+from flowturbo_core.data.postcards.scene import CLASSES
 from flowturbo_core.training import commands, recipes
 from flowturbo_core.training.loop import Hyperparameters
 from flowturbo_core.training.recipes import Recipe

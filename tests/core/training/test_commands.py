@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowturbo_core.data import scenes
-from flowturbo_core.data.postcards import CLASSES
+from flowturbo_core.data.postcards.scene import CLASSES
 from flowturbo_core.models import catalog
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from flowturbo_core.data.postcards import sample_scene
+from flowturbo_core.data.postcards.scene import ATTRIBUTES, NOTHING, sample_scene
 from flowturbo_core.data.scenes import AttributedScenes
+from flowturbo_core.making.bundle import bundle_evaluator
 from flowturbo_core.models.autoencoder import reconstruct
-from flowturbo_core.models.bundle import bundle_evaluator
-from flowturbo_core.models.evaluator import ATTRIBUTES, NOTHING, PostcardsEvaluator
+from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.storage import load_model, read_record, save_model
 from flowturbo_core.training import evaluator as module
 from flowturbo_core.training.evaluator import EvaluatorObjective, measure

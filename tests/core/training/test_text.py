@@ -6,8 +6,8 @@ from diffusers import UNet2DConditionModel
 from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from flowturbo_core.data.postcard_captions import prompt
-from flowturbo_core.data.postcards import sample_scene
+from flowturbo_core.data.postcards.captions import prompt
+from flowturbo_core.data.postcards.scene import sample_scene
 from flowturbo_core.models import catalog
 from flowturbo_core.models.autoencoder import autoencoder_hash
 from flowturbo_core.models.storage import load_model, read_record

@@ -1,0 +1,1 @@
+"""Groups of controls that tabs are built of."""

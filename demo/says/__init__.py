@@ -1,0 +1,1 @@
+"""What the page says and shows, made of events: HTML, words and files."""

@@ -1,0 +1,1 @@
+"""What surrounds the page: who may ask, what is swept, how the program ends."""

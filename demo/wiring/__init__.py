@@ -1,0 +1,1 @@
+"""How controls start, stop, show and remember requests."""

@@ -1,0 +1,1 @@
+"""Postcards, the bundled data set: endless little posters drawn by code."""

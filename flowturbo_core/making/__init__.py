@@ -1,0 +1,1 @@
+"""What makes models: converting, bundling, fetching."""
