@@ -137,7 +137,11 @@ def warn_of(service: Service, warning: gr.HTML, *texts: gr.Textbox) -> None:
     The boxes themselves have no limit: they would cut what is pasted without a word.
     """
     told = {"trigger_mode": "always_last", **HELPER}
-    gr.on([text.change for text in texts], service.cut_warning, texts, warning, **told)
+
+    def hint(*written: str) -> str:
+        return readout.hints(service.cut_warnings(*written))
+
+    gr.on([text.change for text in texts], hint, texts, warning, **told)
 
 
 def plan_text(service: Service, plan: str, label: str, info: str) -> PlanText:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from demo.says import readout
 from demo.service.accelerator import Accelerator
 from demo.service.downloads import Download
 from demo.service.events import Advanced, Comparison, Done, Kept, Preview, Stopped
@@ -145,23 +144,22 @@ class TextService(Service):
                         self._kept.pop(next(iter(self._kept)), None)
                 yield event
 
-    def cut_warning(self, prompt: str, negative_prompt: str = "") -> str:
-        """Return, in HTML, why texts are refused, or what of them is not read; else nothing.
+    def cut_warnings(self, prompt: str, negative_prompt: str = "") -> list[str]:
+        """Return why texts are refused, or which part of them is not read.
 
-        The latter only the loaded tokenizer can say; of what is sampled, the readout says it. That
-        nothing is written yet needs no saying before Generate is pressed.
+        Only the loaded tokenizer knows that part. An empty prompt is not refused here: nobody has
+        pressed Generate yet.
         """
         if not prompt.strip():
-            return ""
+            return []
         own, side = self.default_settings, self.model.image_size
         try:
             wish, plan = Wish(prompt, negative_prompt, side, side), SamplePlan.parse(own.plan)
             self._request(wish, plan, own.guidance_scale, 1, own.seed)
             engine = self.engine
-            warnings = [] if engine is None else engine.cut_warnings(prompt, negative_prompt)
+            return [] if engine is None else engine.cut_warnings(prompt, negative_prompt)
         except ValueError as error:
-            warnings = [str(error)]
-        return readout.hints(warnings)
+            return [str(error)]
 
     def compare_plans(
         self,

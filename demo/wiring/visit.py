@@ -43,7 +43,7 @@ def connect_visit(
     """
 
     def remember(latest: Result | None, runs: list[readout.Run]) -> tuple:
-        if latest is None:  # the pictures in view are of no finished run
+        if latest is None or not latest.is_of_visit:  # those in view are of no finished run
             return gr.skip(), gr.skip(), gr.DownloadButton(interactive=False)
         if runs and runs[-1] is latest.run:
             return gr.skip(), gr.skip(), gr.DownloadButton(interactive=True)

@@ -98,7 +98,7 @@ def ask(service):
 
 def test_a_model_is_refused_until_it_is_here_and_loaded_when_it_is_asked_for(remote):
     service, _ = remote
-    assert not service.is_here and service.budget is None and service.cut_warning("x") == ""
+    assert not service.is_here and service.budget is None and service.cut_warnings("x") == []
     with pytest.raises(ValueError, match=f"the weights of {MODEL.name} are not here yet"):
         ask(service)
     service.download.begin()

@@ -118,17 +118,21 @@ def test_settings_come_back(text_service):
 
 
 def test_what_is_not_read_of_a_prompt_is_said(text_service):
-    assert text_service.cut_warning("a red boat") == ""
-    warning = text_service.cut_warning("a red boat " * 6 + "<b>")
-    assert "left out" in warning and "&lt;b&gt;" in warning and "<b>" not in warning
-    assert "left out" in text_service.cut_warning("a cat", "a red boat " * 6)
-    assert text_service.cut_warning("") == ""
+    assert text_service.cut_warnings("a red boat") == []
+    (warning,) = text_service.cut_warnings("a red boat " * 6 + "<b>")
+    assert "left out" in warning and "<b>" in warning
+    shown = readout.hints([warning])
+    assert "&lt;b&gt;" in shown and "<b>" not in shown
+    (warning,) = text_service.cut_warnings("a cat", "a red boat " * 6)
+    assert "left out" in warning
+    assert text_service.cut_warnings("") == [] and readout.hints([]) == ""
 
 
 def test_a_text_beyond_the_limit_is_refused_where_it_is_written(text_service):
-    said = text_service.cut_warning("x" * 2001)
+    (said,) = text_service.cut_warnings("x" * 2001)
     assert "prompt has 2,001 characters; at most 2,000 are read" in said
-    assert "negative_prompt has 3,000" in text_service.cut_warning("a cat", "x" * 3000)
+    (said,) = text_service.cut_warnings("a cat", "x" * 3000)
+    assert "negative_prompt has 3,000" in said
 
 
 def test_what_was_not_read_is_said_with_the_result(text_service):
