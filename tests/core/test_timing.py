@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flowturbo_core import timing
+from flowturbo_core import devices, timing
 from flowturbo_core.timing import Timing, timed
 from tests.conftest import tiny_pipeline
 
@@ -44,7 +44,7 @@ def test_work_is_timed_in_milliseconds(clock):
 
 def test_the_device_is_waited_for_before_and_after(monkeypatch):
     events = []
-    monkeypatch.setattr(timing, "synchronize", lambda device: events.append("wait"))
+    monkeypatch.setattr(devices, "synchronize", lambda device: events.append("wait"))
     timed(lambda: events.append("work"), CPU)
     assert events == ["wait", "work", "wait"]
 
