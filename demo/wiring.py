@@ -4,8 +4,8 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import gradio as gr
@@ -87,12 +87,14 @@ class Result:
         record: what the archive of its pictures says of them.
         files: its pictures.
         trajectories: the strip of each of its first pictures.
+        is_of_visit: whether somebody asked for it; what the page opens with, nobody did.
     """
 
     run: readout.Run
     record: dict[str, Any]
     files: tuple[str, ...]
     trajectories: tuple[str, ...]
+    is_of_visit: bool = True
 
 
 async def loaded(service: Service) -> None:
@@ -169,11 +171,17 @@ def connect_example(page: gr.Blocks, service: Service, results: Results) -> None
     if example is None:
         return
 
+    @cache
+    def made() -> tuple:
+        pictures, text, _, strip, _, latest = _made_before(example)
+        return pictures, text, strip, replace(latest, is_of_visit=False)
+
     def open_with(request: gr.Request) -> tuple:
         if set(request.query_params) & set(QUERY_NAMES):
             return (gr.skip(),) * 4
-        pictures, text, _, strip, _, latest = _made_before(example)
-        return pictures, text, strip, latest
+        done = example.done
+        setting_files(done.pictures, done.settings, done.versions)  # they may have been swept away
+        return made()
 
     outputs = [results.gallery, results.readout, results.trajectory, results.latest]
     page.load(None, results.readout, results.readout, js=_UNLESS_ASKED, **HELPER)
@@ -377,7 +385,7 @@ def connect_visit(
     """
 
     def remember(latest: Result | None, runs: list[readout.Run]) -> tuple:
-        if latest is None:  # the pictures in view are of no finished run
+        if latest is None or not latest.is_of_visit:  # those in view are of no finished run
             return gr.skip(), gr.skip(), gr.DownloadButton(interactive=False)
         if runs and runs[-1] is latest.run:
             return gr.skip(), gr.skip(), gr.DownloadButton(interactive=True)
