@@ -241,6 +241,7 @@ def test_the_page_opens_with_pictures_that_say_that_they_were_made_before(browse
         visit.slide(**SHORT)
         visit.run()
         visit.expect_readout(r"ms / image(?!, made).*H1 · ")
+        expect(visit.page.locator(".visit li")).to_have_count(1)  # what was made before is of none
     page = browser.new_page()
     page.goto(f"{shipped_address}?class=cat&plan=H1P1&seed=5")
     expect(page.locator(".card")).to_contain_text("H1P1 · ")

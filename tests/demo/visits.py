@@ -185,7 +185,9 @@ class Visit:
             picture.evaluate("(image) => image.decode()")
         self.page.mouse.move(0, 0)
         # On a page of its full height, what sticks to the window's edge would lie in the middle.
-        self.page.add_style_tag(content=".run { position: static !important; }")
+        stuck = (".run", ".workbench .gallery")
+        style = "".join(f"{its} {{ position: relative !important; inset: 0 }}" for its in stuck)
+        self.page.add_style_tag(content=style)
         folder = Path(os.environ.get("FLOWTURBO_SCREENSHOTS", folder))
         folder.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=folder / f"{name}.png", full_page=True)

@@ -148,7 +148,9 @@ def test_a_recipe_trains_what_it_has(drawn, train, sd_folder, what, named):
     assert_refused(done, "sd-1-5", named)
 
 
-def test_the_sign_of_a_foreign_velocity_is_that_of_its_training(train, sd_folder, own, monkeypatch):
+def test_the_sign_of_a_foreign_velocity_is_that_of_its_training(
+    drawn, train, sd_folder, own, monkeypatch
+):
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     (sd_folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     seen = []
