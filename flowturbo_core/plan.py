@@ -14,6 +14,7 @@ from flowturbo_core.checks import brief, cut
 
 MAX_STEPS = 100
 # Of FlowTurbo's paper (2409.18128, table 1), with plain Heun to compare with.
+BASELINE = "H8"  # what papers and this project compare with
 PAPER_PLANS = ("H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5")
 _MAX_TEXT = 400
 

@@ -151,6 +151,9 @@ class TextToImageRequest:
         )
 
 
+Request = ClassConditionalRequest | TextToImageRequest
+
+
 def _images_and_seed(num_images: object, groups: int, seed: object) -> tuple[int, int]:
     """Return the images of each group, and the first seed; there must be one for each image."""
     images = whole_number("num_images", num_images, 1, MAX_IMAGES)

@@ -15,10 +15,9 @@ from typing import Any
 from PIL import Image
 
 from demo.service.events import THUMBNAIL, Done, Fetching, Kept, PlanSummary, Preview
-from demo.service.service import BASELINE
 from flowturbo_core.metadata import AnySettings
 from flowturbo_core.models.catalog import HubModel
-from flowturbo_core.plan import SamplePlan
+from flowturbo_core.plan import BASELINE, SamplePlan
 
 KINDS = {"E": "Euler", "H": "Heun", "P": "pseudo corrector", "R": "refiner"}
 BAR = '<div class="bar">'  # only a readout of work in progress has one

@@ -12,7 +12,6 @@ from typing import Self
 from PIL import Image
 
 from demo.service.events import Advanced, Comparison, Done, PlanSummary, Preview, Side
-from demo.service.service import BASELINE, Request
 from demo.service.slider_plans import SliderPlans
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype, timed
 from flowturbo_core.memory import fail_beyond_memory, in_memory
@@ -21,9 +20,9 @@ from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.path import curvature
 from flowturbo_core.pipelines.base import FlowPipeline, Progress
 from flowturbo_core.pipelines.loading import load_pipeline
-from flowturbo_core.plan import SamplePlan
+from flowturbo_core.plan import BASELINE, SamplePlan
 from flowturbo_core.rates import Rates
-from flowturbo_core.requests import TextToImageRequest
+from flowturbo_core.requests import Request, TextToImageRequest
 from flowturbo_core.timing import Timing
 
 _WARM_UP_IMAGES = 4  # as many as the page opens with

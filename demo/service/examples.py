@@ -1,7 +1,7 @@
 """What the page opens with: pictures of the bundled models at their defaults, made before.
 
-`python -m demo.examples` makes them again. A page shows those of a bundled model alone, and says
-where and when they were made: opening it costs nobody a run.
+`python -m demo.service.examples` makes them again. A page shows those of a bundled model alone, and
+says where and when they were made: opening it costs nobody a run.
 """
 
 import json

@@ -14,31 +14,29 @@ from demo.service.accelerator import Accelerator, closing_down
 from demo.service.budget import Budget
 from demo.service.downloads import Download
 from demo.service.events import Advanced, Comparison, Done, Kept, PlanSummary, Preview, Stopped
+from demo.service.loading import loader
 from demo.service.slider_plans import Counts, SliderPlans
 from demo.service.tickets import End, Wanted
 from flowturbo_core.checks import brief, real_number, whole_number
 from flowturbo_core.metadata import AnySettings
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import FrontPlan
-from flowturbo_core.plan import SamplePlan, parse_distinct
+from flowturbo_core.plan import BASELINE, SamplePlan, parse_distinct
 from flowturbo_core.requests import (
     MAX_GUIDANCE_SCALE,
     MAX_IMAGES,
     MAX_SEED,
-    ClassConditionalRequest,
-    TextToImageRequest,
+    Request,
 )
 
 if TYPE_CHECKING:
     from demo.service.engine import Engine
 
-Request = ClassConditionalRequest | TextToImageRequest
 
 # What the page offers, and so what it and its API accept: lowest and highest value.
 GUIDANCE_SCALE = (0, MAX_GUIDANCE_SCALE)
 NUM_IMAGES = (1, 8)
 NUM_COMPARED = (1, 4)  # images of each class when two plans are run four times each
-BASELINE = "H8"
 
 _LOOK_AGAIN_S = 0.25
 
@@ -348,19 +346,6 @@ class Service:
             yield from self._accelerator.stream(lambda: work(loading.result()), end.event)
         if end.stopped:
             yield Stopped()
-
-
-def loader(
-    description: ModelDescription, device: str | None, dtype: str | None, is_warmed: bool = True
-) -> Callable[[], "Engine"]:
-    """Return what loads a model; ValueError then says what is wrong with it."""
-
-    def load() -> "Engine":
-        from demo.service.engine import Engine  # on the accelerator's thread: it takes seconds
-
-        return Engine.load(description, device, dtype, is_warmed)
-
-    return load
 
 
 def drawn_seed(seed: object, randomise: object) -> object:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from demo.service.accelerator import Accelerator
 from demo.service.downloads import Download
 from demo.service.events import Advanced, Comparison, Done, Kept, Preview, Stopped
-from demo.service.service import Request, Service, drawn_seed, loader
+from demo.service.loading import loader
+from demo.service.service import Service, drawn_seed
 from demo.service.slider_plans import Counts
 from flowturbo_core.checks import brief
 from flowturbo_core.metadata import TextSettings
@@ -19,7 +20,7 @@ from flowturbo_core.models.catalog import (
     ModelDescription,
 )
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import TextToImageRequest
+from flowturbo_core.requests import Request, TextToImageRequest
 
 if TYPE_CHECKING:
     from demo.service.engine import Engine

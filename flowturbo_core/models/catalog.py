@@ -278,7 +278,7 @@ def model_folder(name_or_path: str | Path) -> Path:
 
 def _what_is_wanted(text: str, path: str) -> str:
     """Return what to name in place of `text`, which is no model, nor `path` a folder."""
-    named = f"{brief(text, 300)} is"
+    named = f"{brief(text, 200)} is"
     if os.path.basename(path) == "model_index.json" and os.path.isfile(path):
         return f"{named} a file of a model folder; name the folder, {os.path.dirname(path) or '.'}"
     if os.path.isfile(path):
@@ -299,7 +299,7 @@ def _what_is_wanted(text: str, path: str) -> str:
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
         return f"{named} an address; download the model folder and name that folder"
     sentence = (
-        f"there is no model {brief(text, 300)}: it is neither a folder nor one of the bundled "
+        f"there is no model {brief(text, 200)}: it is neither a folder nor one of the bundled "
         f"models, {', '.join(bundled_pipelines())}"
     )
     if repository and len(text) <= 100 and not text.startswith("."):

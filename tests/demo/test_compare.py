@@ -95,14 +95,14 @@ def test_the_plans_run_in_turn_and_the_order_swaps(scripted, scripted_service):
 
 
 def test_of_what_passes_only_the_latest_is_handed_over(scripted, scripted_service, monkeypatch):
-    monkeypatch.setattr("demo.service.service.accelerator._UNDISTURBED_S", 20)
+    monkeypatch.setattr("demo.service.accelerator._UNDISTURBED_S", 20)
     events = list(ask(scripted_service))
     assert [type(event) for event in events] == [Comparison] * 5
 
 
 def test_neither_plan_is_timed_while_pictures_are_encoded(scripted, scripted_service, monkeypatch):
-    monkeypatch.setattr("demo.service.service.accelerator._UNDISTURBED_S", 0)
-    monkeypatch.setattr("demo.service.service.accelerator._PATIENCE_S", 0)
+    monkeypatch.setattr("demo.service.accelerator._UNDISTURBED_S", 0)
+    monkeypatch.setattr("demo.service.accelerator._PATIENCE_S", 0)
     events = ask(scripted_service, first_plan="H2", second_plan="E1")
     compared = (event for event in events if isinstance(event, Comparison))
     # However long a consumer takes for one, no block has been begun meanwhile.

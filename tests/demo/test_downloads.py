@@ -14,7 +14,7 @@ from demo.service.accelerator import Accelerator
 from demo.service.downloads import Download
 from demo.service.engine import Engine
 from demo.service.events import Done, Fetching
-from demo.service.service import loader
+from demo.service.loading import loader
 from demo.service.text_service import TextService
 from flowturbo_core.making import hub
 from flowturbo_core.making.hub import Fetched, fetch

@@ -10,7 +10,7 @@ import pytest
 # A model of texts in a program that may hold 60 MiB more than it does once it is loaded.
 PROGRAM = """
     import sys
-    from demo.engine import Engine
+    from demo.service.engine import Engine
     from flowturbo_core import memory
     from flowturbo_core.models.catalog import ModelDescription
 

@@ -44,7 +44,7 @@ def test_what_runs_what_waits_and_what_comes_later_is_refused(scripted, scripted
 
 SLEEPER = """
 import sys, time
-from demo.lifecycle import leaving
+from demo.serving.lifecycle import leaving
 with leaving():
     try:
         print("ready", flush=True)

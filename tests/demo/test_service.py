@@ -438,7 +438,8 @@ def test_a_page_is_described_without_torch():
     program = (
         "import concurrent.futures, sys\n"
         "from demo import ui\n"
-        "from demo.accelerator import Accelerator; from demo.class_service import ClassService\n"
+        "from demo.service.accelerator import Accelerator\n"
+        "from demo.service.class_service import ClassService\n"
         "Accelerator.submit = lambda self, work: concurrent.futures.Future()\n"
         "ui.build(ClassService.load()); print('torch' in sys.modules)"
     )

@@ -71,7 +71,7 @@ def test_previews_and_then_pictures_with_their_text(text_service):
 
 
 def test_an_example_is_kept_for_whoever_asks_the_very_same(text_service, monkeypatch):
-    monkeypatch.setattr("demo.service.service.text_service._MAX_KEPT", 2)
+    monkeypatch.setattr("demo.service.text_service._MAX_KEPT", 2)
     asked, show = ASKED, partial(text_service.generate_text_to_image, is_example=True)
     *previews, done = show(**asked)
     assert isinstance(done, Done) and len(previews) == 3
@@ -86,7 +86,7 @@ def test_an_example_is_kept_for_whoever_asks_the_very_same(text_service, monkeyp
     *_, third = show(**asked | {"seed": 7})
     *_, again = show(**asked)  # the oldest made room
     assert isinstance(third, Done) and isinstance(again, Done)
-    monkeypatch.setattr("demo.service.service.text_service._MAX_KEPT_PIXELS", 1)
+    monkeypatch.setattr("demo.service.text_service._MAX_KEPT_PIXELS", 1)
     for _ in range(2):
         *_, large = show(**asked | {"seed": 8})
         assert isinstance(large, Done)
