@@ -53,6 +53,7 @@ _AS_READOUT = f"""(html) => {{
     document.dispatchEvent(new CustomEvent("readout", {{ detail: html }}));
     return {_BUTTONS}({_RUNS});
 }}"""
+_REFUSED = 'document.dispatchEvent(new CustomEvent("refused"))'  # page.js calls it no result
 # Counts how often a plan was changed while live; a change of the count samples. A plan that has
 # nothing to begin with is only passed through: the line under the sliders says so already.
 _MOVED = "(live, moves, heun, pseudo) => live && heun + pseudo > 0 ? moves + 1 : moves"
@@ -320,7 +321,8 @@ def connect_runs(
     both_ways = {"fn": None, "inputs": text, "outputs": text}
     end = {**both_ways, "js": f"(html) => {until_then} : {_RUNS} ? {nothing} : html"}
     # What was refused never began: what was there before is there still.
-    fail = {**both_ways, "js": f"(html) => {until_then} : html.replace({_STARTING}, '')"}
+    refused = f"(html) => ({_REFUSED}, {until_then} : html.replace({_STARTING}, ''))"
+    fail = {**both_ways, "js": refused}
 
     def visitor(request: gr.Request) -> str:
         return f"{request.session_hash} {task}"
