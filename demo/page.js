@@ -139,13 +139,22 @@
         setTimeout(() => (aloud.textContent = text)); // the same sentence again is said again
     };
     let isRunning = false;
+    let isRefused = false;
+    let before = null;
+    document.addEventListener("refused", () => (isRefused = true));
     document.addEventListener("readout", ({ detail: html }) => {
         const shown = new DOMParser().parseFromString(html, "text/html");
-        const starts = shown.querySelector(".starting") !== null;
+        const start = shown.querySelector(".starting");
         const said = shown.querySelector("[data-said]")?.dataset.said;
-        if (starts && !isRunning) say("Sampling.");
-        else if (!starts) say(said);
-        isRunning = starts || shown.querySelector(".bar") !== null;
+        start?.remove();
+        const words = shown.body.innerHTML;
+        // After a refusal, what was there is back: it is no result of what was refused.
+        const isOld = isRefused && words === before;
+        if (start && !isRunning) say("Sampling.");
+        else if (!start && !isOld) say(said);
+        if (start) before = words;
+        isRefused = false;
+        isRunning = start !== null || shown.querySelector(".bar") !== null;
     });
 
     // What Gradio leaves out, wherever it comes to be: a tab is built when it is first opened.

@@ -6,6 +6,7 @@ import gradio as gr
 
 from demo.parts.controls import HELPER
 from demo.says import readout
+from demo.service.events import Fetching
 from demo.service.service import Service
 
 _LOOK_AGAIN_S = 1.0
@@ -72,10 +73,19 @@ def _build_remote(
             gr.Button("Try again" if again else "Download", interactive=can_begin),
             gr.Column(visible=state.status != "here"),
             gr.Column(visible=state.status == "here"),
-            gr.Timer(active=state.status == "arriving"),
+            looking_again(state),
         )
 
     outputs = [card, button, absent, present, timer]
     button.click(download.begin, None, None, **HELPER).then(shown, None, outputs, **HELPER)
     for looks in (page.load, menu.change, timer.tick):
         looks(shown, None, outputs, **HELPER)
+
+
+def looking_again(state: Fetching) -> gr.Timer:
+    """Return the timer that looks again while a model arrives.
+
+    What says that the model is absent leaves it alone: that may come late, when its download has
+    begun.
+    """
+    return gr.skip() if state.status == "absent" else gr.Timer(active=state.status == "arriving")

@@ -43,6 +43,7 @@ _AS_READOUT = f"""(html) => {{
     document.dispatchEvent(new CustomEvent("readout", {{ detail: html }}));
     return {_BUTTONS}({_RUNS});
 }}"""
+_REFUSED = 'document.dispatchEvent(new CustomEvent("refused"))'  # page.js calls it no result
 
 
 async def loaded(service: Service) -> None:
@@ -118,7 +119,8 @@ def connect_runs(
     both_ways = {"fn": None, "inputs": text, "outputs": text}
     end = {**both_ways, "js": f"(html) => {until_then} : {_RUNS} ? {nothing} : html"}
     # What was refused never began: what was there before is there still.
-    fail = {**both_ways, "js": f"(html) => {until_then} : html.replace({_STARTING}, '')"}
+    refused = f"(html) => ({_REFUSED}, {until_then} : html.replace({_STARTING}, ''))"
+    fail = {**both_ways, "js": refused}
 
     def visitor(request: gr.Request) -> str:
         return f"{request.session_hash} {task}"

@@ -317,6 +317,11 @@ def test_the_health_is_told(address, method):
     assert answer.status_code == 200 and bool(answer.content) is (method == "GET")
 
 
+def test_the_schema_of_the_addresses_names_none_twice(address, recwarn):
+    assert httpx.get(f"{address}openapi.json").status_code == 200
+    assert not [its for its in recwarn if "Duplicate" in str(its.message)]
+
+
 def test_a_cancelled_request_frees_the_server(client):
     job = client.submit(**asked(heun=24, pseudo=24, num_images=8), api_name=ENDPOINT)
     next(iter(job))

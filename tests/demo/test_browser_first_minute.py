@@ -153,6 +153,8 @@ def test_a_run_is_heard_from_its_start_to_its_result_and_so_is_a_refusal(visit):
     visit.slide(heun=0, pseudo=0)
     visit.generate.click()
     visit.page.wait_for_function("heard.at(-1).startsWith('A plan needs at least one step')")
+    # What was there before is no result of what was refused.
+    assert [its for its in visit.page.evaluate("heard") if "pictures" in its] == [result]
     visit.expect_readout("H2P6 · ")  # what was there is there still
     regions = visit.page.locator("[role=status], [role=alert], [aria-live=polite]")
     expect(regions.locator("visible=true").filter(has_text="ommon.")).to_have_count(0)
@@ -234,6 +236,10 @@ def test_the_page_opens_with_pictures_that_say_that_they_were_made_before(browse
         )
         assert visit.page.url == shipped_address  # nobody asked for them
         expect(visit.stop).to_be_disabled()
+        visit.page.set_viewport_size({"width": 1400, "height": 900})
+        visit.page.evaluate("scrollTo(0, 0)")
+        for picture in visit.pictures.all():
+            expect(picture).to_be_in_viewport(ratio=1)
         visit.pictures.nth(2).click()
         expect(visit.page.locator(".trajectory h2")).to_have_text("Trajectory of city")
         visit.page.keyboard.press("Escape")

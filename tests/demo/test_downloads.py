@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 from functools import partial
 
+import gradio as gr
 import pytest
 from playwright.sync_api import expect
 
@@ -162,6 +163,14 @@ def test_of_the_models_on_demand_one_is_loaded_at_a_time(own_cache, monkeypatch)
     for chosen in (0, 1, 0):
         assert isinstance(list(ask(services[chosen]))[-1], Done)
         assert [its.engine is not None for its in services] == [chosen == 0, chosen == 1]
+
+
+def test_a_late_answer_from_before_a_download_does_not_end_looking_for_it():
+    absent, arriving, here, failed = (
+        panes.looking_again(Fetching(status)) for status in ("absent", "arriving", "here", "failed")
+    )
+    assert absent == gr.skip()
+    assert [its.active for its in (arriving, here, failed)] == [True, False, False]
 
 
 def test_the_page_fetches_a_model_and_makes_pictures_with_it(
