@@ -41,11 +41,10 @@ def main(
         bool | None,
         Option(help="Let visitors fetch models from a hub; default: on this machine only."),
     ] = None,
-    keep_hours: Annotated[
-        int, Option(parser=number, help="How long pictures stay to be had.")
-    ] = 24,
+    keep_hours: Annotated[int, Option(parser=number, help="Hours to keep pictures.")] = 24,
     keep_mb: Annotated[
-        int, Option(parser=number, help="At most, of pictures; then the oldest go.")
+        int,
+        Option(parser=number, help="Megabytes of pictures to keep; the oldest are removed first."),
     ] = 1000,
 ) -> None:
     """Build the page and serve it until Ctrl+C, which ends it with 130, or SIGTERM, with 0."""

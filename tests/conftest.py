@@ -1,9 +1,11 @@
 """Tiny models that tests share: made once a session, small enough for any machine."""
 
+import atexit
 import json
 import os
 import shutil
 import sys
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +19,9 @@ from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from tests.shared import differing, fingerprint, global_state, module_state, seed_all
 
+# Servers under test keep their pictures apart from those of a page that is open on this machine.
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="flowturbo-tests-")
+atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 # As Gradio sets it, once and for all, when the first page is built.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "True"
 

@@ -10,9 +10,9 @@ _ABOUT = """
 **FlowTurbo** ([Zhao et al., NeurIPS 2024](https://arxiv.org/abs/2409.18128)) samples
 flow-matching models in about half the time. Along a flow's path the velocity soon settles. So a
 heavy *predictor* takes the first steps by Heun's method, two evaluations each; a *pseudo
-corrector* reuses the last velocity, one evaluation each; and a *refiner* of 5% of the size (8% in
-the bundled model) corrects the velocity in the last steps. A plan such as H1P5R3 says how many of
-each.
+corrector* reuses the last velocity, one evaluation each; and a *refiner* of 5% of the size (8% and
+4% in the bundled models) corrects the velocity in the last steps. A plan such as H1P5R3 says how
+many of each.
 
 It stands on rectified flow ([Liu et al., 2209.03003](https://arxiv.org/abs/2209.03003)),
 InstaFlow ([Liu et al., ICLR 2024](https://arxiv.org/abs/2309.06380)) and

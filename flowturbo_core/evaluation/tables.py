@@ -55,7 +55,7 @@ def quality_table(content: dict[str, Any], *others: dict[str, Any]) -> str:
         f"{_percent(floor['reconstructed'], 'class')} of their classes."
         + "".join(
             f" A second run made the last {len(other['rows']) - 1} rows. It ran `{plan}` too, and "
-            "the two times of this plan convert all others of that run."
+            "its times are scaled by the ratio of the two times of this plan."
             for other, plan in zip(others, shared, strict=True)
         )
         + f"{_checked(content)}\n"
@@ -285,7 +285,7 @@ def refiners_table(content: dict[str, Any]) -> str:
     lines = [{"name": name} | rows for name, rows in by_refiner.items()]
     return _table(columns, lines) + (
         f"\nEach cell holds a solver error: 64 noises, guidance {content['guidance_scale']:g}, "
-        "float32. Behind it stands the difference from the first row, with a 95% bootstrap "
+        "float32. After it comes the difference from the first row, with a 95% bootstrap "
         "interval. In the first row no refiner corrects the velocity, and R blocks carry it on "
         f"unchanged. {content['machine']}, torch {content['versions']['torch']}.\n"
     )

@@ -205,7 +205,7 @@ def test_a_refusal_is_said_and_the_page_goes_on(visit):
     expect(refused).to_have_count(0)
     visit.generate.click()
     told = visit.page.get_by_test_id("toast-text")
-    expect(told.filter(has_text="A plan is named twice in 'H2, H2'")).to_be_visible()
+    expect(told.filter(has_text="A plan is named twice in H2, H2")).to_be_visible()
     visit.first.fill("E1")
     visit.run()
 

@@ -145,7 +145,7 @@ def test_stop_ends_it_within_one_block(scripted, scripted_service):
         ({"second_plan": None}, "a plan is a text of at most 400 characters"),
         ({"second_plan": "E101"}, "at most 100 steps"),
         ({"first_plan": "R3"}, "begins with R"),
-        ({"second_plan": " H1H1 "}, "a plan is named twice in 'H2,  H1H1 '"),
+        ({"second_plan": " H1H1 "}, "a plan is named twice in H2,  H1H1 "),
         ({"num_images": 5}, "number of images must be a whole number from 1 to 4, not 5"),
         ({"guidance_scale": 16}, "guidance scale must be a number from 0 to 15, not 16"),
         ({"seed": 1.5}, "seed must be a whole number from 0 to 4294967295, not 1.5"),
@@ -396,7 +396,7 @@ def test_programs_get_pictures_differences_and_a_record(client):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"second_plan": "H2"}, "A plan is named twice in 'H2, H2'"),
+        ({"second_plan": "H2"}, "A plan is named twice in H2, H2"),
         ({"first_plan": "H8<b>"}, "Plan 'H8<b>' is not understood"),
         ({"first_plan": 8}, "A plan is a text of at most 400 characters, like H1P5R3, not 8"),
         ({"num_images": 0}, "whole number from 1 to 4, not 0"),

@@ -347,7 +347,7 @@ def test_where_nothing_is_judged_a_few_batches_are_enough(pipeline, tmp_path):
         ({"num_samples": 1}, "num_samples must be a whole number from 2"),
         ({"batch_size": 0}, "batch_size must be a whole number from 1"),
         ({"plans": ()}, "at least one plan"),
-        ({"plans": ("H8", "H8")}, "a plan is named twice in 'H8, H8'"),
+        ({"plans": ("H8", "H8")}, "a plan is named twice in H8, H8"),
         ({"metrics": ("beauty",)}, "'beauty': choose from frechet, accuracy, solver"),
         ({"metrics": ()}, "choose from"),
         ({"seed": 2**32 - 63}, "the first seed of 6 samples must be a whole number from 0 to"),
