@@ -1,7 +1,9 @@
 """Start the page: `python app.py`, then open http://127.0.0.1:7860."""
 
 import importlib.util
+import ipaddress
 import os
+import re
 import socket
 import tempfile
 import time
@@ -12,7 +14,7 @@ from typer import Option
 from demo.serving import cache
 from demo.serving.cache import Keeping
 from demo.serving.lifecycle import close, leaving
-from flowturbo_core.checks import whole_number
+from flowturbo_core.checks import brief, whole_number
 from flowturbo_core.usage import number, run
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -94,7 +96,12 @@ def main(
 
 
 def check_address(host: str, port: int) -> None:
-    """Refuse what cannot be listened on: a port that is taken, or an address of elsewhere."""
+    """Refuse what cannot be listened on: no address, one of elsewhere, or a port that is taken."""
+    if not (_is_address(host) or re.fullmatch(r"[\w-]+(\.[\w-]+)*", host)):
+        raise ValueError(
+            f"--host must be a name or an address alone, such as localhost, 0.0.0.0 or ::1, not "
+            f"{brief(host)}"
+        )
     # Gradio takes no port that is taken on this machine alone, whatever else it is to listen on.
     for name in dict.fromkeys((host, LOOPBACK[0])):
         try:
@@ -104,6 +111,14 @@ def check_address(host: str, port: int) -> None:
             where = f"[{name}]" if ":" in name else name
             reason = str(error.strerror).partition(" (")[0]
             raise ValueError(f"cannot listen on {where}:{port}: {reason}") from error
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def check_cache() -> None:

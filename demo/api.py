@@ -50,16 +50,21 @@ class Page(gr.Blocks):
     async def preprocess_data(self, block_fn: BlockFunction, *args: Any, **options: Any) -> Any:
         """Read what was sent; Gradio's own words for what it cannot read name files and objects."""
         try:
+            if block_fn.fn is None:
+                raise LookupError("this event is the browser's own")
             return await super().preprocess_data(block_fn, *args, **options)
         except gr.Error:
             raise
-        except Exception as error:
-            raise _misfit(block_fn, error) from error
+        except Exception as error:  # foreign values fail in every way there is
+            _log.warning("%s: %s", block_fn.name, in_one_line(error))
+            raise gr.Error(
+                "What was sent does not fit what is taken here", print_exception=False
+            ) from error
 
     async def process_api(
         self, block_fn: BlockFunction | int, *args: Any, request: Any = None, **options: Any
     ) -> Any:
-        """Serve an event; what is wrong with it and nobody foresaw is logged in a line."""
+        """Serve an event; a fault that nobody foresaw is logged in a line."""
         asked = request[0] if isinstance(request, list) else request
         scope = getattr(getattr(asked, "request", None), "scope", {})
         try:
@@ -69,24 +74,12 @@ class Page(gr.Blocks):
             error.print_exception = False
             error.message = error.message[:_MAX_WORDS]  # Gradio repeats values whole
             raise
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            scope[REFUSED] = True
-            raise _misfit(block_fn, error) from error
         except Exception as error:
-            _log.error("%s: %s", _name_of(block_fn), in_one_line(error))
+            _log.error("%s: %s", getattr(block_fn, "name", block_fn), in_one_line(error))
             raise gr.Error(
                 f"This could not be done ({type(error).__name__}); the server's log has the reason",
                 print_exception=False,
             ) from error
-
-
-def _misfit(block_fn: BlockFunction | int, error: Exception) -> gr.Error:
-    _log.warning("%s: %s", _name_of(block_fn), in_one_line(error))
-    return gr.Error("What was sent does not fit what is taken here", print_exception=False)
-
-
-def _name_of(block_fn: BlockFunction | int) -> str:
-    return str(block_fn if isinstance(block_fn, int) else block_fn.name)
 
 
 def answered(

@@ -174,8 +174,13 @@ def one_line(name: str, value: object) -> str:
         raise ValueError(f"{name} must be a text, not {brief(value)}")
     if len(value) > MAX_TEXT:
         raise ValueError(f"{name} has {len(value):,} characters; at most {MAX_TEXT:,} are read")
-    # Cc: control characters; Cs: halves of characters, which no file and no model can hold.
-    wrong = [c for c in value if unicodedata.category(c) in ("Cc", "Cs") and not c.isspace()]
+    # Cc: control characters; Cs: halves of characters, which no file and no model can hold. U+FEFF
+    # is the mark at the start of a file, and is left in the middle of files that were joined.
+    wrong = [
+        c
+        for c in value
+        if c == "\ufeff" or (unicodedata.category(c) in ("Cc", "Cs") and not c.isspace())
+    ]
     if wrong:
         raise ValueError(f"{name} holds the control character {wrong[0]!r}; write text alone")
     return " ".join(value.split())

@@ -118,6 +118,10 @@ def sample(
     check_folder(output_dir)
     if save_latents is not None:
         check_file(save_latents)
+        if save_latents.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
+            raise ValueError(
+                f"--save-latents must be a file of its own, not the folder {output_dir}"
+            )
     pipeline = load_pipeline(model, target, number_format)
     request = pipeline.request(
         **things, plan=plan, guidance_scale=guidance_scale, num_images=num_images, seed=seed

@@ -20,6 +20,8 @@ from flowturbo_core.requests import one_line
 _NAMES = ("file_name", "filename", "image", "file", "image_path")
 _TEXTS = ("text", "caption", "prompt")
 _FORMS = ".txt (one a line), .json, .jsonl, .csv and .tsv"
+# A line of other data sets: the name of a picture, perhaps a number (#0), and a text.
+_NAMED = re.compile(r"\S+\.(png|jpe?g|jfif|webp|bmp|gif)(#\d+)?\s*[\t,;|]", re.IGNORECASE)
 # The byte-order marks that some editors write. If two begin alike, the longer stands first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -144,19 +146,31 @@ def _from_lines(file: Path, content: str) -> Iterable[_Found]:
     lines = content.rstrip("\n").split("\n") if content.strip("\n") else []
     if lines and _is_of_another_form(lines[0]):
         raise ValueError(
-            f"{file} holds no plain lines, but begins with {brief(lines[0])}: name it .jsonl or "
-            ".csv to have it read so"
+            f"{file} holds no plain lines, but begins with {brief(lines[0])}: where pictures are "
+            "named, a .json, .jsonl, .csv or .tsv file is read"
         )
     return ((f"line {k}", None, line) for k, line in enumerate(lines, 1))
 
 
 def _is_of_another_form(line: str) -> bool:
-    """Tell whether a first line is an object of JSON, or the header of a table."""
+    """Tell whether a first line begins JSON or a table, or names the picture before its text."""
+    if line.strip()[:1] in ("{", "[") and (line.strip() in ("{", "[") or _is_json(line)):
+        return True
+    if _NAMED.match(line):
+        return True
+    headers = ({name.strip().lower() for name in line.split(mark)} for mark in ",\t;|")
+    return any(
+        not header.isdisjoint(_TEXTS) and len(header) > 1 and not header.isdisjoint(_NAMES)
+        for header in headers
+    )
+
+
+def _is_json(text: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        json.loads(text)
     except (ValueError, RecursionError):
-        headers = (_columns(line.split(delimiter)) for delimiter in ",\t")
-        return any(columns and columns[1] for columns in headers)
+        return False
+    return True
 
 
 def _from_json(file: Path, content: str) -> Iterable[_Found]:

@@ -39,6 +39,7 @@ from flowturbo_core.models.storage import (
 )
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.convention import require_no_noise_predictor
+from flowturbo_core.requests import brief
 
 RELEASED_GUIDED_CHANNELS = 3  # of four: see guidance.PartialGuidance
 
@@ -294,6 +295,11 @@ def _check_plain(name: str, tensor: Tensor) -> None:
 
 def _shaped(state: dict[str, Tensor], name: str, dimensions: int) -> Tensor:
     if name not in state:
+        longer = next((its for its in state if its.endswith(f".{name}")), None)
+        if longer is not None:
+            raise ValueError(
+                f"{name} is missing, and there is {brief(longer)}: save the SiT's own state dict"
+            )
         raise ValueError(f"{name} is missing: this is not a SiT checkpoint")
     if state[name].ndim != dimensions or 0 in state[name].shape:
         raise ValueError(f"{name} has shape {tuple(state[name].shape)}, not a SiT's")

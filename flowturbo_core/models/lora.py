@@ -29,7 +29,13 @@ _USUAL_NAME = "pytorch_lora_weights.safetensors"
 _PEFT_NAME = "adapter_model.safetensors"
 _PEFT_PREFIX, _OLD_TEXT_PREFIX = "base_model.model.", "text_model."
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+_FLOAT8 = (
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+)
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, *_FLOAT8)
 # Other weights than LoRA's, by a part of their names; other models' LoRAs, by how they begin.
 _OTHER_KINDS = {
     "dora_scale": "DoRA weights in kohya's form",
@@ -103,6 +109,10 @@ def add_lora(
         with _silent():
             _load(loader, tensors, metadata)
             loader.fuse_lora(lora_scale=scale)
+    except KeyError as error:  # half of a pair
+        raise ValueError(
+            f"{files[0]} is no LoRA of this model: it lacks {brief(str(error.args[0]))}"
+        ) from error
     except Exception as error:  # noqa: BLE001 - foreign files fail in every way there is
         raise ValueError(f"{files[0]} is no LoRA of this model: {in_short(error)}") from error
     finally:
@@ -168,6 +178,10 @@ def _read(file: Path, models: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor
     is_narrow = any(tensor.dtype in _FLOAT8 for tensor in tensors.values())
     if is_narrow and (scales := [name for name in tensors if "scale" in name]):
         raise ValueError(f"{file} holds float8 weights with scales, {scales[0]}, not plain ones")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _FLOATS and tensor.ndim:  # an alpha may be a whole number
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{file}: {name} is {kind}, and not of floating-point numbers")
     # Of float8, torch has no arithmetic.
     tensors = {n: t.float() if t.dtype in _FLOAT8 else t for n, t in tensors.items()}
     for name, tensor in tensors.items():

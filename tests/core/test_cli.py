@@ -302,6 +302,18 @@ def test_a_download_that_cannot_be_is_one_sentence(command_line, tmp_path, monke
     assert re.fullmatch("error: 2-rectified-flow could not be fetched: [^\n]+\n", silent.err)
 
 
+def test_latents_are_a_file_of_their_own(command_line, pipeline_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "load_pipeline", None)  # it would be called
+    folder = tmp_path / "new"
+    done = command_line(
+        "sample", "--model", pipeline_folder, "--output-dir", folder, "--save-latents", folder
+    )
+    assert done.code == 2
+    assert done.err == (
+        f"error: --save-latents must be a file of its own, not the folder {folder}\n"
+    )
+
+
 @pytest.mark.parametrize("command", ["sample", "train", "convert"])
 def test_every_command_explains_itself(command_line, command):
     done = command_line(command, "--help")

@@ -11,6 +11,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from demo import api
 from demo.serving.gate import hosts
 from flowturbo_core.metadata import Settings
 
@@ -328,3 +329,15 @@ def test_a_cancelled_request_frees_the_server(client):
     job.cancel()
     pictures, _ = client.predict(**asked(), api_name=ENDPOINT)
     assert len(pictures) == 1
+
+
+def test_a_fault_of_our_own_is_not_the_callers(serve, service, monkeypatch, caplog):
+    def answer(event):
+        raise TypeError("a fault of ours")
+
+    monkeypatch.setattr(api, "pictures_and_record", answer)
+    event, data = post(serve(service), list(GOOD))
+    assert event == "error"
+    assert data["error"] == "This could not be done (TypeError); the server's log has the reason"
+    (fault,) = [its for its in caplog.records if its.levelname == "ERROR"]
+    assert "a fault of ours" in fault.getMessage()

@@ -290,6 +290,10 @@ WRONG_STATES = {
     "a name that is no text": (predictor_state() | {7: torch.zeros(1)}, ""),
     "nothing": ({}, "x_embedder.proj.weight"),
     "weights of another kind": ({"conv.weight": torch.zeros(2)}, "x_embedder.proj.weight"),
+    "weights in another module": (
+        {f"net.{name}": tensor for name, tensor in predictor_state().items()},
+        "there is 'net.x_embedder.proj.weight'",
+    ),
     "averages that are none": (training_checkpoint(None, predictor_state()), ""),
     "a refiner": (refiner_state(), ""),  # its latents would have 8 channels, the autoencoder's 4
 }

@@ -127,7 +127,12 @@ def test_dora_is_read_whole(pipeline, tmp_path):
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+FLOAT8 = [
+    torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", FLOAT8)
 def test_float8_is_read_as_what_it_holds(pipeline, tensors, tmp_path, dtype):
     narrow = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     save_file(narrow, tmp_path / "fp8.safetensors")
@@ -143,6 +148,17 @@ def test_float8_with_scales_is_refused(pipeline, tensors, tmp_path):
     narrow = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
     save_file(narrow | {"unet.x.scale_weight": torch.ones(1)}, tmp_path / "fp8.safetensors")
     assert "with scales, unet.x.scale_weight" in refusal_of(pipeline, tmp_path)
+
+
+def test_whole_numbers_are_refused(pipeline, tensors, tmp_path):
+    whole = {name: tensor.to(torch.int8) for name, tensor in tensors.items()}
+    save_file(whole, tmp_path / "int8.safetensors")
+    assert "is int8, and not of floating-point numbers" in refusal_of(pipeline, tmp_path)
+
+
+def test_half_of_a_pair_is_named(pipeline, tmp_path):
+    save_file({f"{KOHYA}.lora_down.weight": torch.ones(2, 16)}, tmp_path / "half.safetensors")
+    assert f"it lacks '{KOHYA}.lora_up.weight'"[:60] in refusal_of(pipeline, tmp_path)
 
 
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
