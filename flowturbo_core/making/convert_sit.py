@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flowturbo_core.checks import in_short
+from flowturbo_core.checks import brief, in_short
 from flowturbo_core.models.autoencoder import (
     PixelUnshuffleAutoencoderKL,
     autoencoder_hash,
@@ -39,7 +39,6 @@ from flowturbo_core.models.storage import (
 )
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.convention import require_no_noise_predictor
-from flowturbo_core.requests import brief
 
 RELEASED_GUIDED_CHANNELS = 3  # of four: see guidance.PartialGuidance
 
