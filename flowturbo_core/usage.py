@@ -57,5 +57,5 @@ def number(text: str | float) -> int | float | str:
         except ValueError:
             continue
         # Thousands of digits are told as they stand, not as infinite.
-        return text if math.isinf(value) and "inf" not in str(text).lower() else value
+        return text if abs(value) == math.inf and "inf" not in str(text).lower() else value
     return text
