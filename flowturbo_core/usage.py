@@ -1,5 +1,6 @@
 """Command lines whose every mistake is one sentence and exit code 2."""
 
+import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,6 +8,7 @@ from typing import NoReturn
 
 import typer
 
+_LONGEST = 2000  # characters of a complaint
 UsageError = typer.BadParameter.__base__  # of a wrong option or value, as typer raises it
 
 
@@ -26,12 +28,18 @@ def run(
         with within:
             sys.exit(app(standalone_mode=False) or 0)
     except UsageError as error:
-        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        _complain(" ".join(error.format_message().split()))
     except (ValueError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(str(error))
     except OSError as error:
-        print(f"error: {_of_a_system(error)}", file=sys.stderr)
+        _complain(_of_a_system(error))
     sys.exit(2)
+
+
+def _complain(sentence: str) -> None:
+    if len(sentence) > _LONGEST:  # libraries repeat values whole
+        sentence = f"{sentence[: _LONGEST // 2]} ... {sentence[-_LONGEST // 2 :]}"
+    print(f"error: {sentence}", file=sys.stderr)
 
 
 def _of_a_system(error: OSError) -> str:
@@ -45,7 +53,9 @@ def number(text: str | float) -> int | float | str:
     """Read an option's number; what is none is left to whoever refuses it by value and range."""
     for kind in (int, float):
         try:
-            return kind(str(text))
+            value = kind(str(text))
         except ValueError:
             continue
+        # Thousands of digits are told as they stand, not as infinite.
+        return text if abs(value) == math.inf and "inf" not in str(text).lower() else value
     return text

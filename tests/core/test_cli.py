@@ -302,6 +302,19 @@ def test_a_download_that_cannot_be_is_one_sentence(command_line, tmp_path, monke
     assert re.fullmatch("error: 2-rectified-flow could not be fetched: [^\n]+\n", silent.err)
 
 
+@pytest.mark.parametrize(
+    "options", [("train", "x" * 10**5, "--output", "a"), ("sample", "--output-dir", "x" * 10**5)]
+)
+def test_a_complaint_does_not_repeat_a_megabyte(command_line, options):
+    done = command_line(*options)
+    assert done.code == 2 and done.err.count("\n") == 1 and len(done.err) < 2100
+
+
+def test_a_number_of_thousands_of_digits_is_told_as_it_was_written(command_line, tmp_path):
+    done = command_line("sample", "--seed", "9" * 5000, "--output-dir", tmp_path)
+    assert done.code == 2 and "not '9999" in done.err and len(done.err) < 200
+
+
 def test_latents_are_a_file_of_their_own(command_line, pipeline_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "load_pipeline", None)  # it would be called
     folder = tmp_path / "new"

@@ -19,6 +19,7 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
 import app
+from demo import cache
 from flowturbo_core import usage
 from tests.demo.conftest import free_port
 
@@ -185,6 +186,7 @@ def test_mcp_without_its_package_is_one_sentence(monkeypatch, capsys):
 
 def refusal(monkeypatch, capsys, arguments):
     """Return what the program says of a mistake, in one line, before it ends with code 2."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache.folder().parent))  # the program sets it
     port = "" if "--port" in arguments else f"--port {free_port()}"
     monkeypatch.setattr(sys, "argv", ["app.py", *arguments.split(), *port.split()])
     with pytest.raises(SystemExit) as ended:
