@@ -189,6 +189,7 @@ def refusal(monkeypatch, capsys, arguments):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache.folder().parent))  # the program sets it
     port = "" if "--port" in arguments else f"--port {free_port()}"
     monkeypatch.setattr(sys, "argv", ["app.py", *arguments.split(), *port.split()])
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])  # the program claims it
     with pytest.raises(SystemExit) as ended:
         usage.run(app.main)
     said = capsys.readouterr().err

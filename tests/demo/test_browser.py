@@ -309,6 +309,7 @@ def test_an_address_a_picture_and_a_run_bring_their_settings_back(browser, addre
     expect(visit.pictures).to_have_count(4)
     third = visit.pictures.nth(2)
     expect(third).to_have_attribute("alt", "ringed planet")
+    expect(third).to_have_attribute("src", re.compile("seed9"))  # no preview any more
     made = tmp_path / "picture.png"
     made.write_bytes(visit.page.request.get(third.get_attribute("src")).body())
 

@@ -41,15 +41,22 @@ def page(service):
 
 def test_a_call_leaves_nothing_behind_once_it_is_answered(page):
     holder, queue = page.app.state_holder, page._queue
+
+    def known():
+        """Return the sessions that Gradio keeps: other tests have opened pages, too."""
+        sessions, used = holder.session_data, holder.time_last_used
+        queued = queue.pending_event_ids_session, queue.pending_messages_per_session
+        return [set(names) for names in (sessions, used, *queued)]
+
+    before = known()
     for seed in range(3):
         event, _ = post(page.local_url, [*GOOD[:-2], seed, False])
         assert event == "complete"
-    assert holder.session_data
+    assert len(known()[0]) > len(before[0])
     while queue.event_ids_to_events:  # the last is put away after it was answered
         time.sleep(0.01)
     forget_answered(page.app)
-    assert not holder.session_data and not holder.time_last_used
-    assert not queue.pending_event_ids_session and not queue.pending_messages_per_session
+    assert all(now <= then for now, then in zip(known(), before, strict=True))
     assert not page.app.iterators and not page.app.iterators_to_reset
 
 
@@ -164,6 +171,7 @@ def test_a_page_says_that_its_pictures_were_removed(visit):
 
 
 def test_a_full_disk_is_said_on_the_page(visit, monkeypatch):
+    visit.seed.fill("918273")  # of which no picture is there yet
     with monkeypatch.context() as full:
         fill(full)
         visit.generate.click()
