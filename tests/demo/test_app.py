@@ -19,7 +19,7 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
 import app
-from demo import cache
+from demo.serving import cache
 from flowturbo_core import usage
 from tests.demo.conftest import free_port
 
@@ -189,7 +189,6 @@ def refusal(monkeypatch, capsys, arguments):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache.folder().parent))  # the program sets it
     port = "" if "--port" in arguments else f"--port {free_port()}"
     monkeypatch.setattr(sys, "argv", ["app.py", *arguments.split(), *port.split()])
-    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])  # the program claims it
     with pytest.raises(SystemExit) as ended:
         usage.run(app.main)
     said = capsys.readouterr().err
