@@ -282,11 +282,12 @@ def test_plans_are_said_in_words_and_chosen_by_arrows(visit):
         expect(radio).to_have_attribute("aria-description", words)
         expect(presets.locator("label").filter(has_text="H1P5R3")).to_have_attribute("title", words)
         plain = presets.get_by_role("radio", name="H8", exact=True)
+        cost = visit.page.locator(".cost").locator("visible=true").first
         plain.check(force=True)
+        expect(cost).to_contain_text("8 accurate steps")
         plain.focus()
         visit.page.keyboard.press("ArrowRight")
         expect(presets.get_by_role("radio", name="H2P4R2")).to_be_checked()
-        cost = visit.page.locator(".cost").locator("visible=true").first
         expect(cost).to_contain_text("2 accurate steps, 4 at half the price, 2 nearly free")
     compare = visit.page.locator(".compare")
     expect(compare.get_by_label("Seed", exact=True)).to_have_value("0")
