@@ -203,6 +203,12 @@ def test_a_wrong_address_is_told_once_and_before_anything_is_made_no_box_is_empt
         expect(pictures.first).to_have_attribute("alt", "a cat")
 
 
+_WRITE_IN_TURN = """(box, texts) => texts.forEach((text) => {
+    box.value = text;
+    box.dispatchEvent(new InputEvent("input", { bubbles: true }));
+})"""
+
+
 def test_a_text_that_comes_back_to_what_it_was_makes_nothing_new(
     browser, serve, service, text_service, monkeypatch
 ):
@@ -219,9 +225,8 @@ def test_a_text_that_comes_back_to_what_it_was_makes_nothing_new(
         pictures = visit.page.locator(".gallery img").locator("visible=true")
         prompt.fill("a cat")
         expect(pictures.first).to_have_attribute("alt", "a cat")
-        prompt.press("End")
-        prompt.press_sequentially(" b")
-        prompt.press("Backspace")  # and a blank, which nobody reads, is left
+        # At once: keys on a busy machine may come a pause apart. A blank, which nobody reads, is left.
+        prompt.evaluate(_WRITE_IN_TURN, ["a cat b", "a cat "])
         prompt.evaluate("() => new Promise((resolve) => setTimeout(resolve, 600))")  # the pause
         prompt.fill("a dog")
         expect(pictures.first).to_have_attribute("alt", "a dog")
