@@ -225,7 +225,7 @@ def test_a_text_that_comes_back_to_what_it_was_makes_nothing_new(
         pictures = visit.page.locator(".gallery img").locator("visible=true")
         prompt.fill("a cat")
         expect(pictures.first).to_have_attribute("alt", "a cat")
-        # At once: on a busy machine, keys may come a pause apart. A blank that nobody reads is left.
+        # At once: on a busy machine, keys may come a pause apart. What is left is a blank.
         prompt.evaluate(_WRITE_IN_TURN, ["a cat b", "a cat "])
         prompt.evaluate("() => new Promise((resolve) => setTimeout(resolve, 600))")  # the pause
         prompt.fill("a dog")
