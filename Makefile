@@ -73,7 +73,7 @@ screenshots: $(VENV)/test.stamp $(VENV)/chromium.stamp
 
 # What the page opens with: with nothing else running, as it says what they took.
 examples: $(VENV)/demo.stamp
-	$(RUN) -m demo.service.examples
+	$(RUN) -m demo.service.make_examples
 
 lint: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check .

@@ -73,9 +73,8 @@ def main(
         from demo.service.studio import load_services  # only now: what they import takes seconds
         from demo.ui import build, launch_options
 
-        classes, texts = load_services(model, device, dtype, downloads)
-        services = (classes, *texts)
-        page = build(classes, *texts).queue(max_size=queue_size)
+        services = load_services(model, device, dtype, downloads)
+        page = build(*services).queue(max_size=queue_size)
         page.launch(
             server_name=f"[{listens_on}]" if ":" in listens_on else listens_on,
             server_port=port,

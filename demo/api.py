@@ -1,36 +1,123 @@
 """What programs call: an endpoint of its own for each task, as they have no use for a page's HTML.
 
-Its arguments reach the core as they come, to be refused there by value; here they are described.
+Its arguments are the fields of a request, and reach the core as they come, to be refused there by
+value; what they are called and may be, its documentation takes from their declarations.
 """
 
+import inspect
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import wraps
-from inspect import getdoc
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import BlockFunction
 from gradio.components import Component
 
-from demo.says import readout
-from demo.says.pictures import captioned, preview_file, setting_files
-from demo.service.class_service import ClassService
-from demo.service.events import Done, Preview
-from demo.service.service import GUIDANCE_SCALE, Service
-from demo.service.slider_plans import PSEUDO_STEPS, REFINER_STEPS, SOLVER_STEPS
-from demo.service.text_service import TextService
+from demo.parts.run import in_words
+from demo.service.events import Stopped
+from demo.service.service import NARROWED, Service
+from demo.service.tickets import Ticket
 from demo.serving.gate import REFUSED, in_one_line
-from demo.wiring.runs import GPU, in_a_sentence, told
+from demo.wiring.runs import GPU, follow, refuse_in_words
+from flowturbo_core.fields import Flag, Kind
 from flowturbo_core.files import Unwritable
-from flowturbo_core.requests import MAX_SEED, MAX_SIDE, MAX_TEXT
+from flowturbo_core.requests import defaults, fields_of
 
 _MAX_WORDS = 2000  # characters of an answer
 _log = logging.getLogger(__name__)
 
-Arguments = Mapping[str, tuple[object, dict[str, Any]]]
+# What takes a value, by the type that its JSON schema says.
+_COMPONENTS = {
+    "boolean": gr.Checkbox,
+    "integer": gr.Number,
+    "number": gr.Number,
+    "string": gr.Textbox,
+    "array": gr.JSON,
+}
+_NULL = "A value that is left out, or null over HTTP, is the default."
+_numbers = itertools.count(1)  # of the calls, as tickets want them
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of an endpoint.
+
+    Args:
+        name: what programs call it.
+        value: the name of the value that it gives.
+        default: the value where none is given, or null; None where one must be given.
+        schema: its JSON schema, with a description.
+    """
+
+    name: str
+    value: str
+    default: object
+    schema: Mapping[str, Any]
+
+    @property
+    def line(self) -> str:
+        """What the documentation says of it."""
+        return f"{self.name}: {self.schema['description']}."
+
+    def component(self) -> Component:
+        """Return what takes it; Gradio's own description says what that is, not what is allowed."""
+        made = _COMPONENTS[self.schema["type"]](self.default, label=self.name, visible=False)
+        made.api_info = lambda: self.schema
+        return made
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint, which streams.
+
+    Args:
+        name: what programs call it.
+        about: what it does, in a sentence.
+        arguments: in order.
+        returns: what it returns, in sentences.
+        galleries: the names of the galleries that it returns; a record follows them.
+        ask: begins what is asked, of values by name and a ticket, and yields events.
+        answer: the outputs of an event; None says nothing of it.
+    """
+
+    name: str
+    about: str
+    arguments: Sequence[Argument]
+    returns: str
+    galleries: Sequence[str]
+    ask: Callable[[dict[str, Any], Ticket], Iterator[Any]]
+    answer: Callable[[Any], tuple | None]
+
+    @property
+    def documentation(self) -> str:
+        """What people and MCP's clients read."""
+        lines = "\n".join(f"    {item.line}" for item in self.arguments)
+        return f"{self.about}\n\nArgs:\n{lines}\n\n{_NULL}\n\nReturns:\n    {self.returns}"
+
+    def call(self, request: gr.Request, *given: object) -> Iterator[tuple]:
+        """Yield the outputs of a call; a refusal is the sentence that the caller is told."""
+        for argument, value in zip(self.arguments, given, strict=True):
+            if value is None and argument.default is None:
+                raise gr.Error(f"{argument.name} must be given", print_exception=False)
+        values = {
+            item.value: item.default if value is None else value
+            for item, value in zip(self.arguments, given, strict=True)
+        }
+        ticket = Ticket(f"{request.session_hash} {self.name}", next(_numbers))
+        nothing = (None,) * (1 + len(self.galleries))
+        with (
+            refuse_in_words(in_words, Unwritable),
+            closing(follow(lambda: self.ask(values, ticket), in_words)) as events,
+        ):
+            for event in events:
+                if isinstance(event, Stopped):
+                    raise gr.Error("This was stopped", print_exception=False)
+                outputs = nothing if event is None else self.answer(event)
+                if outputs is not None:
+                    yield outputs
 
 
 class Page(gr.Blocks):
@@ -43,7 +130,7 @@ class Page(gr.Blocks):
         if len(inputs) == taken or (len(inputs) > taken and not is_public):
             return
         what = f"{block_fn.api_name if is_public else 'this'} takes {taken} values"
-        names = ", ".join(str(its.label) for its in block_fn.inputs)
+        names = ", ".join(str(item.label) for item in block_fn.inputs)
         hint = f": {names}; null stands for a default" if is_public else ""
         raise gr.Error(f"{what}, not {len(inputs)}{hint}", print_exception=False)
 
@@ -82,167 +169,61 @@ class Page(gr.Blocks):
             ) from error
 
 
-def answered(
-    service: Service,
-    ask: Callable[..., Iterator[Any]],
-    answer: Callable[[Any], tuple | None],
-    num_outputs: int,
-    *values: object,
-) -> Iterator[tuple]:
-    """Ask the service, and turn its events by `answer` into outputs; None says nothing of one.
+def publish(endpoint: Endpoint) -> None:
+    """Serve an endpoint under its own name."""
 
-    A refusal becomes the sentence that the caller is told.
-    """
-    with (
-        in_a_sentence(_in_words, Unwritable),
-        closing(told(service, ask, _in_words, *values)) as events,
-    ):
-        for event in events:
-            outputs = (None,) * num_outputs if event is None else answer(event)
-            if outputs is not None:
-                yield outputs
+    def call(request: gr.Request, *given: object) -> Iterator[tuple]:
+        yield from endpoint.call(request, *given)
 
-
-def _in_words(error: Exception) -> str:
-    text = str(error)
-    return text[:1].upper() + text[1:]
-
-
-def publish(
-    handler: Callable[..., Iterator[tuple]], arguments: Arguments, pictures: Sequence[str]
-) -> None:
-    """Serve `handler` under its own name; its docstring is the documentation.
-
-    `arguments` gives, for each of its parameters, the value where none is given, or null, and a
-    JSON schema; `pictures` names the galleries that it returns, and a record follows them.
-    """
-    defaults = [default for default, _ in arguments.values()]
-
-    @wraps(handler)
-    def with_defaults(*values: object) -> Iterator[tuple]:
-        given = zip(values, defaults, strict=True)
-        yield from handler(*(default if value is None else value for value, default in given))
-
+    # Gradio, and MCP, take the names of the arguments from the signature.
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    names = ["request", *(item.name for item in endpoint.arguments)]
+    call.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    call.__annotations__ = {"request": gr.Request}
+    call.__name__, call.__doc__ = endpoint.name, endpoint.documentation
     gr.Button(visible=False).click(
-        with_defaults,
-        [_argument(name, *described) for name, described in arguments.items()],
+        call,
+        [item.component() for item in endpoint.arguments],
         [
-            *(gr.Gallery(label=label, visible=False) for label in pictures),
+            *(gr.Gallery(label=label, visible=False) for label in endpoint.galleries),
             gr.JSON(label="Record", visible=False),
         ],
-        api_name=handler.__name__,
-        api_description=getdoc(handler),  # all of it: Gradio alone would leave the ranges out
+        api_name=endpoint.name,
+        api_description=endpoint.documentation,  # all of it: Gradio alone would leave ranges out
         preprocess=False,
         **GPU,
     )
 
 
 def arguments(
-    things: Arguments,
-    plan: Arguments,
     service: Service,
-    num_images: tuple[int, int],
-    sizes: Arguments = MappingProxyType({}),
-) -> Arguments:
-    """Return the default and the JSON schema of what every task takes, around its own.
+    task: type,
+    plans: Sequence[Argument],
+    narrowed: Mapping[str, Kind] = NARROWED,
+    without: Sequence[str] = (),
+) -> list[Argument]:
+    """Return an argument for each field of a request, `plans` in place of its plan.
 
-    `things` says of what there are to be pictures, `sizes` how large they may be, where that is
-    to be chosen, and `num_images` how many of each.
+    `without` names fields that keep their defaults.
     """
-    low, high = GUIDANCE_SCALE
-    return {
-        **things,
-        **plan,
-        "guidance_scale": (
-            service.default_settings.guidance_scale,
-            {
-                "type": "number",
-                "minimum": low,
-                "maximum": high,
-                "description": f"classifier-free guidance, from {low} to {high}; 1 is none; "
-                f"0 leaves the class or prompt out",
-            },
-        ),
-        **sizes,
-        "num_images": (1, whole(num_images, "images of each class or text")),
-        "seed": (0, whole((0, MAX_SEED), "image k draws its noise from seed + k")),
-        "randomise": (
-            False,
-            {"type": "boolean", "description": "draw a seed, and leave the given one unused"},
-        ),
-    }
+    model, taken = service.model, []
+    default = {**service.opening.values(), **defaults(model, task)}
+    for name, field in fields_of(model.subject, task).items():
+        if name == "plan":
+            taken += plans
+        elif name not in without:
+            kind = narrowed.get(name, field.kind)
+            given = kind.to_json(default[name]) if name in default else None
+            taken.append(Argument(field.argument, name, given, field.schema(model, kind)))
+    drawn = Flag().schema(model) | {"description": "draw a seed, and leave the given one unused"}
+    return [*taken, Argument("randomise", "randomise", False, drawn)]
 
 
-def classes(service: ClassService) -> Arguments:
-    """Return the default and the JSON schema of the classes."""
-    label = {"type": "integer", "minimum": 0, "maximum": len(service.class_names) - 1}
-    name = {"type": "string", "description": "a class's name"}
-    return {
-        "class_names": (
-            list(service.default_settings.class_names),
-            {
-                "type": "array",
-                "items": {"anyOf": [name, label]},
-                "description": "names or labels of classes; images come in their order",
-            },
-        )
-    }
-
-
-def prompt(service: TextService) -> Arguments:
-    """Return the default and the JSON schema of a prompt."""
-    described = {"type": "string", "maxLength": MAX_TEXT, "description": "what to show"}
-    return {"prompt": (service.default_settings.prompts[0], described)}
-
-
-def prompts(service: TextService) -> Arguments:
-    """Return the default and the JSON schema of a prompt and a negative prompt."""
-    described = {"type": "string", "maxLength": MAX_TEXT, "description": "what to lead away from"}
-    return {**prompt(service), "negative_prompt": ("", described)}
-
-
-def sizes(service: TextService) -> Arguments:
-    """Return the default and the JSON schema of the two sides."""
-    default = service.default_settings
-    factor = service.model.factor
-    side = {"type": "integer", "minimum": factor, "maximum": MAX_SIDE, "multipleOf": factor}
-    side["description"] = f"in pixels, a multiple of {factor}"
-    return {"height": (default.height, side), "width": (default.width, side)}
-
-
-def steps(service: Service) -> Arguments:
-    """Return the default and the JSON schema of the steps of each kind."""
-    heun, pseudo, refiner = service.default_counts
-    return {
-        "heun": (heun, whole(SOLVER_STEPS, f"{service.slider_plans.solver_name} steps")),
-        "pseudo": (pseudo, whole(PSEUDO_STEPS, "pseudo-corrector steps")),
-        "refiner": (refiner, whole(REFINER_STEPS, "refiner steps")),
-    }
-
-
-def pictures_and_record(event: Preview | Done) -> tuple:
-    """Return the pictures and, of a result, the record that programs get."""
-    if isinstance(event, Done):
-        files = setting_files(event.pictures, event.settings, event.versions)
-        return captioned(files, event.captions), readout.record(event)
-    return captioned([preview_file(p) for p in event.pictures], event.captions), None
-
-
-def whole(limits: tuple[int, int], text: str) -> dict[str, Any]:
-    """Return the JSON schema of a whole number within limits."""
-    low, high = limits
-    text = f"{text}, a whole number from {low} to {high}"
-    return {"type": "integer", "minimum": low, "maximum": high, "description": text}
-
-
-def _argument(name: str, default: object, schema: dict[str, Any]) -> Component:
-    kinds = {
-        bool: gr.Checkbox,
-        int: gr.Number,
-        float: gr.Number,
-        list: gr.JSON,
-        str: gr.Textbox,
-    }
-    component = kinds[type(default)](default, label=name, visible=False)
-    component.api_info = lambda: schema  # Gradio's says what the component is, not what is allowed
-    return component
+def steps(service: Service) -> list[Argument]:
+    """Return an argument for the steps of each kind."""
+    menu = service.plans
+    counts = menu.steps(menu.default)
+    return [
+        Argument(name, name, counts[name], field.schema(service.model))
+        for name, field in menu.fields.items()
+    ]

@@ -138,23 +138,18 @@
         aloud.textContent = "";
         setTimeout(() => (aloud.textContent = text)); // the same sentence again is said again
     };
-    let isRunning = false;
-    let isRefused = false;
-    let before = null;
-    document.addEventListener("refused", () => (isRefused = true));
-    document.addEventListener("readout", ({ detail: html }) => {
-        const shown = new DOMParser().parseFromString(html, "text/html");
-        const start = shown.querySelector(".starting");
-        const said = shown.querySelector("[data-said]")?.dataset.said;
-        start?.remove();
-        const words = shown.body.innerHTML;
-        // After a refusal, what was there is back: it is no result of what was refused.
-        const isOld = isRefused && words === before;
-        if (start && !isRunning) say("Sampling.");
-        else if (!start && !isOld) say(said);
-        if (start) before = words;
-        isRefused = false;
-        isRunning = start !== null || shown.querySelector(".bar") !== null;
+    const isUnderWay = (state) => ["asked", "waiting", "running"].includes(state);
+    const wordsOf = (html) => new DOMParser().parseFromString(html, "text/html")
+        .querySelector("[data-said]")?.dataset.said;
+    const shown = new Map(); // what the readout of each pane last said, and in which state
+    document.addEventListener("state", ({ detail: { pane, state, html } }) => {
+        const before = shown.get(pane) ?? { state: "idle", html };
+        shown.set(pane, { state, html });
+        const [was, is] = [before.state, state].map(isUnderWay);
+        // After a refusal, what was there is there still: it is no result of what was refused.
+        const ends = was && !is && state !== "refused";
+        if (html !== before.html || ends) say(wordsOf(html));
+        else if (is && !was) say("Sampling.");
     });
 
     // What Gradio leaves out, wherever it comes to be: a tab is built when it is first opened.
@@ -213,11 +208,12 @@
         if (!file) return;
         // The settings come before the picture itself.
         const settings = await file.slice(0, 100000).text();
-        const tabs = { class_names: "class-conditional", prompts: "text-to-image" };
-        const things = Object.keys(tabs).find((name) => settings.includes(`"${name}": [`));
-        const takers = things ? `.restore.of-${things}` : ".restore";
+        const done = settings.match(/"task": "(\w+)"/)?.[1] ?? "generate"; // the first did not say
+        const [, , tab] = TAKERS.find(([task, things]) =>
+            task === done && settings.includes(`"${things}": [`)) ?? [];
+        const takers = tab ? `.restore.of-${tab}` : ".restore";
         if (!inView(takers)) {
-            document.querySelector(`[data-tab-id=${tabs[things ?? "class_names"]}]`)?.click();
+            document.querySelector(`[data-tab-id=${tab ?? TAKERS[0][2]}]`)?.click();
         }
         // A tab is built when it is first opened.
         for (let waits = 0; waits < 60 && !inView(takers); waits++) {

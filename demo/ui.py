@@ -1,6 +1,8 @@
 """The page as a whole: header, tabs, how it looks, and how one asks whether it is well."""
 
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,71 +14,53 @@ from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
 from demo import api
-from demo.parts.controls import HELPER
-from demo.service.class_service import ClassService
+from demo.parts.run import HELPER
 from demo.service.service import Service
-from demo.service.text_service import TextService
 from demo.serving.cache import Keeping
 from demo.serving.gate import Gate, Hosts, hosts, refuse_body
 from demo.serving.upkeep import MAX_SESSIONS, upkeep
-from demo.tabs import about, class_conditional, compare, text_to_image
-from demo.wiring import runs
-from flowturbo_core.metadata import is_of_texts
+from demo.tabs import about, compare, generate
+from demo.theme import THEME
+from demo.wiring.runs import ONCE_LOADED, wait_until_loaded
+from flowturbo_core.metadata import read_query
+from flowturbo_core.requests import SUBJECTS, Classes, Generate, Subject, Texts
 
-# Fonts the reader already has: the page downloads nothing from elsewhere.
-_FONT = ("system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
-_FONT_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-
-THEME = gr.themes.Base(
-    primary_hue=gr.themes.colors.teal,
-    neutral_hue=gr.themes.colors.slate,
-    radius_size=gr.themes.sizes.radius_lg,
-    spacing_size=gr.themes.sizes.spacing_md,
-    font=_FONT,
-    font_mono=_FONT_MONO,
-).set(
-    body_background_fill="*neutral_50",
-    block_background_fill="white",
-    block_border_width="1px",
-    block_border_color="*neutral_200",
-    block_shadow="none",
-    block_padding="7px 12px",
-    block_label_text_weight="500",
-    block_title_text_weight="600",
-    block_title_text_color="*neutral_800",
-    block_info_text_color="*neutral_500",
-    # Dark and light enough for WCAG's AA, which the hue's middle, Gradio's choice, is not.
-    body_text_color_subdued="*neutral_500",
-    body_text_color_subdued_dark="*neutral_400",
-    block_info_text_color_dark="*neutral_400",
-    color_accent="*primary_700",
-    border_color_accent="*primary_700",
-    link_text_color="*primary_700",
-    link_text_color_hover="*primary_800",
-    link_text_color_visited="*primary_700",
-    link_text_color_dark="*primary_300",
-    link_text_color_hover_dark="*primary_200",
-    link_text_color_visited_dark="*primary_300",
-    button_primary_background_fill="*primary_700",
-    button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_dark="*primary_700",
-    button_primary_background_fill_hover_dark="*primary_800",
-    slider_color="*primary_600",
-    slider_color_dark="*primary_500",
-    checkbox_background_color_selected="*primary_700",
-    checkbox_background_color_selected_dark="*primary_700",
-    block_info_text_size="*text_sm",
-)
 _HERE = Path(__file__).parent
 
 
-def build(service: ClassService, *texts: TextService) -> gr.Blocks:
-    """Return the page, served by `service` and, where there are models of texts, by `texts`."""
-    services = (service, *texts)
-    models_of_text = {its.name for its in texts}
+@dataclass(frozen=True)
+class Tab:
+    """A tab of the page.
 
-    def of_text(query: str) -> bool:
-        return bool(texts) and is_of_texts(query, models_of_text)
+    Args:
+        name: what programs, scripts and addresses call it.
+        label: what a person reads.
+        build: adds it to the page: of these services, where `takes` tells whether an address's
+            query is for it.
+        task: what is done in it, if it makes pictures.
+        subjects: what it draws; of models of others it knows nothing.
+    """
+
+    name: str
+    label: str
+    build: Callable[[str, Sequence[Service], gr.Blocks, Callable[[str], bool]], None]
+    task: type | None = None
+    subjects: tuple[type[Subject], ...] = SUBJECTS
+
+
+TABS = (
+    Tab("class-conditional", "Class-conditional", generate.build, Generate, (Classes,)),
+    Tab("text-to-image", "Text to image", generate.build, Generate, (Texts,)),
+    Tab("compare", "Compare", compare.build),
+    Tab("about", "About", about.build),
+)
+
+
+def build(*services: Service) -> gr.Blocks:
+    """Return the page, served by these services; the first is of the tab that it opens with."""
+
+    def tab_of(query: str) -> Tab:
+        return find_tab(query, services)
 
     with api.Page(title="FlowTurbo Studio", analytics_enabled=False) as page:
         with gr.Row(elem_classes="page-header"):
@@ -87,30 +71,45 @@ def build(service: ClassService, *texts: TextService) -> gr.Blocks:
             )
             status = gr.HTML(_status(services), apply_default_css=False, elem_classes="status")
         with gr.Tabs(overflow_behavior="wrap") as tabs:
-            with gr.Tab("Class-conditional", id="class-conditional"):
-                class_conditional.build(service, page, lambda query: not of_text(query))
-            if texts:
-                with gr.Tab("Text to image", id="text-to-image"):
-                    text_to_image.build(texts, page, of_text)
-            with gr.Tab("Compare", id="compare"):
-                compare.build(services, page)
-            with gr.Tab("About", id="about"):
-                about.build(*services)
+            for item in TABS:
+                served = [s for s in services if s.model.subject in item.subjects]
+                if served:
+                    with gr.Tab(item.label, id=item.name):
+                        item.build(
+                            item.name, served, page, lambda query, item=item: tab_of(query) is item
+                        )
 
-        async def follow() -> AsyncIterator[str]:
-            for its in services:  # they are loaded in this order
+        async def report_status() -> AsyncIterator[str]:
+            for item in services:  # they are loaded in this order
                 yield _status(services)
-                await runs.loaded(its)
+                await wait_until_loaded(item)
             yield _status(services)
 
-        def opened(request: gr.Request) -> gr.Tabs:
-            is_of_text = of_text(str(request.query_params))
-            return gr.Tabs(selected="text-to-image") if is_of_text else gr.skip()
+        def select_tab(request: gr.Request) -> gr.Tabs:
+            tab = tab_of(str(request.query_params))
+            return gr.skip() if tab is TABS[0] else gr.Tabs(selected=tab.name)
 
-        page.load(follow, None, status, **runs.ONCE_LOADED)
-        if texts:
-            page.load(opened, None, tabs, **HELPER)
+        page.load(report_status, None, status, **ONCE_LOADED)
+        page.load(select_tab, None, tabs, **HELPER)
     return page
+
+
+def find_tab(query: str, services: Sequence[Service]) -> Tab:
+    """Return the tab that an address's query is for; the first, of one that nobody can read.
+
+    An address that says nothing which only one subject has is for the subject of its model.
+    """
+    try:
+        written = read_query(query)
+    except ValueError:  # which the first tab then says
+        return TABS[0]
+    if written is None:
+        return TABS[0]
+    of_model = {item.name: item.model.subject for item in services}
+    subject = written.subject or of_model.get(str(written.model), services[0].model.subject)
+    served = {item.model.subject for item in services}
+    fits = (item for item in TABS if item.task is written.task and subject in item.subjects)
+    return next((item for item in fits if subject in served), TABS[0])
 
 
 def launch_options(
@@ -124,10 +123,17 @@ def launch_options(
     keeping = Keeping() if keeping is None else keeping
     gate = Middleware(Gate, hosts=hosts("localhost") if answers_to is None else answers_to)
     script = (_HERE / "page.js").read_text(encoding="utf-8")
+    # Which tab takes a picture of what was done, and of what.
+    takers = [
+        (tab.task.NAME, subject.field().name, tab.name)
+        for tab in TABS
+        if tab.task is not None
+        for subject in tab.subjects
+    ]
     return {
         "theme": THEME,
         "css_paths": _HERE / "style.css",
-        "js": script.replace("KEPT", str(keeping)),
+        "js": script.replace("KEPT", str(keeping)).replace("TAKERS", json.dumps(takers)),
         "max_file_size": "10mb",
         "footer_links": ["api"],
         "run_history": False,
@@ -156,7 +162,7 @@ def _health(services: Sequence[Service]) -> Callable[[], JSONResponse]:
         It says so of the first that is not, or of the first.
         """
         states = [service.health() for service in services if service.download is None]
-        state = next((its for its in states if its["status"] != "ready"), states[0])
+        state = next((item for item in states if item["status"] != "ready"), states[0])
         return JSONResponse(state, 200 if state["status"] == "ready" else 503)
 
     return health

@@ -2,6 +2,7 @@
 
 import difflib
 import numbers
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 _LISTED = 400  # characters; a longer list of names is not read
@@ -53,7 +54,7 @@ def check_known(plural: str, values: Sequence[str], names: Sequence[str]) -> Non
 def _nearest(text: str, names: Sequence[str]) -> list[str]:
     """Return the few names that contain `text`, or else those that are spelt most alike."""
     wanted, by_lower = text.strip().lower(), {name.lower(): name for name in names}
-    holding = [its for name, its in by_lower.items() if wanted and wanted in name]
+    holding = [item for name, item in by_lower.items() if wanted and wanted in name]
     alike = difflib.get_close_matches(wanted, by_lower, _NEAREST)
     return (holding or [by_lower[name] for name in alike])[:_NEAREST]
 
@@ -66,18 +67,36 @@ def in_short(error: Exception) -> str:
 def whole_number(name: str, value: object, low: int, high: int) -> int:
     """Return `value` as an int from `low` to `high`; 3.0 is whole, 3.5, NaN and True are not."""
     if not (_is_number(value) and low <= value <= high and value == int(value)):
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {_given(value)}")
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {_tell(value)}")
     return int(value)
 
 
 def real_number(name: str, value: object, low: float, high: float) -> float:
     """Return `value` as a float from `low` to `high`, or raise ValueError saying so."""
     if not (_is_number(value) and low <= value <= high):  # false for NaN and the infinities too
-        raise ValueError(f"{name} must be a number from {low} to {high}, not {_given(value)}")
+        raise ValueError(f"{name} must be a number from {low} to {high}, not {_tell(value)}")
     return float(value)
 
 
-def _given(value: object) -> str:
+def one_line(name: str, value: object, longest: int) -> str:
+    """Return a text of at most `longest` characters on one line, without the blanks around it."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text, not {brief(value)}")
+    if len(value) > longest:
+        raise ValueError(f"{name} has {len(value):,} characters; at most {longest:,} are read")
+    # Cc: control characters; Cs: halves of characters, which no file and no model can hold. U+FEFF
+    # is the mark at the start of a file, and is left in the middle of files that were joined.
+    wrong = [
+        c
+        for c in value
+        if c == "\ufeff" or (unicodedata.category(c) in ("Cc", "Cs") and not c.isspace())
+    ]
+    if wrong:
+        raise ValueError(f"{name} holds the control character {wrong[0]!r}; write text alone")
+    return " ".join(value.split())
+
+
+def _tell(value: object) -> str:
     return "nothing" if value is None else brief(value)  # an empty field, or a null
 
 

@@ -48,7 +48,7 @@ def written_whole(file: Path, only_new: bool = False, named: Path | None = None)
     """
     target = Path(os.path.realpath(file))
     partial = target.with_name(f"{target.stem[:40]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
-    missing = _missing(target.parent)
+    missing = _find_missing(target.parent)
     try:
         with writing(file if named is None else named):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def check_folder(folder: Path) -> None:
     The check makes the folder and a file in it, and removes both again.
     """
     with writing(folder):
-        missing = _missing(folder)
+        missing = _find_missing(folder)
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir():
             raise ValueError(f"{folder} cannot be a folder: {existing} is a file")
@@ -149,8 +149,8 @@ def _megabytes_left(path: Path) -> str:
     return f"{shutil.disk_usage(existing).free / 1e6:,.1f} MB"
 
 
-def _missing(folder: Path) -> list[Path]:
-    """Return those of a folder and the folders above it that are not there, the lowest first."""
+def _find_missing(folder: Path) -> list[Path]:
+    """Return the folders that are not there yet: this one first, then those above it."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 

@@ -1,24 +1,24 @@
-"""Writes the settings of a picture into a PNG or an address, and reads them back.
+"""Writes the request of a picture into a PNG or an address, and reads its values back.
 
-Anybody may have written what comes back. It is read with limits on its size, and the type of each
-value is checked. `requests` then checks the values, as it does for any other request.
+Anybody may have written what comes back. It is read with limits on its size, and names are all that
+is checked here: `Request.read` checks the values, as it does for any other request.
 """
 
 import json
 import re
 import struct
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl, urlencode
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from flowturbo_core.checks import brief
-from flowturbo_core.requests import ClassConditionalRequest, TextToImageRequest
+from flowturbo_core.checks import brief, unknown
+from flowturbo_core.fields import Field
+from flowturbo_core.requests import GENERATE, SUBJECTS, TASKS, Request, Subject, fields_of
 
 VERSION = 1
 _KEY = "flowturbo"
@@ -28,6 +28,60 @@ _MAX_NAME = 60  # bytes, of a part of a file's name
 _MAX_FIELDS = 300
 _SIGNATURE, _CHECKSUM = b"\x89PNG\r\n\x1a\n", 4  # bytes, before and after the parts of a PNG
 _TEXT_CHUNKS = (b"iTXt", b"tEXt", b"zTXt")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a picture or an address says of a request.
+
+    Args:
+        subject: what is drawn; None where an address names nothing that only one subject has.
+        task: what is done.
+        model: the model's name, if it is named.
+        values: unchecked, by the names of their fields.
+        place: where it stands, in words.
+    """
+
+    subject: type[Subject] | None
+    task: type
+    model: str | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+    place: str = field(default="picture", compare=False)
+
+
+def file_name(request: Request) -> str:
+    """Return a name for the file of the first picture, without an ending."""
+    thing, plan = safe_name(request.subject.things[0]), safe_name(str(request.plan))
+    return f"{thing}-{plan}-seed{request.seed}"
+
+
+def png_info(request: Request, versions: Mapping[str, str]) -> PngInfo:
+    """Return the PNG text that carries a request, with what made the picture."""
+    info = PngInfo()
+    content = {"version": VERSION, **request.to_json(), "versions": dict(versions)}
+    info.add_itxt(_KEY, json.dumps(content, ensure_ascii=False))
+    return info
+
+
+def read_png(file: Path | str) -> Written:
+    """Read what a picture made here says. Raises ValueError, in one sentence."""
+    try:
+        with warnings.catch_warnings():
+            # Its size does not matter: nothing but its texts is decoded, which have limits.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file, formats=["PNG"]) as picture:
+                text = picture.info.get(_KEY) or _text_behind(picture)
+    except Image.DecompressionBombError as error:
+        raise ValueError("this picture has far more pixels than any made here") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError("this file is not a PNG picture that can be read") from error
+    if text is None:
+        raise ValueError(
+            "this picture carries no settings: it was not made here, or was saved without them"
+        )
+    if not isinstance(text, str):
+        raise ValueError("the picture's settings are damaged: they are no text")
+    return read_text(text)
 
 
 def _text_behind(picture: PngImageFile) -> str | None:
@@ -53,235 +107,81 @@ def _text_behind(picture: PngImageFile) -> str | None:
         return None
 
 
-class _Portable:
-    """What the settings of every task share.
-
-    The field `THINGS` holds the classes or the texts that the pictures show. An address has one
-    parameter `THING` for each. `KINDS` has the types of all other fields.
-    """
-
-    THINGS: ClassVar[str]
-    THING: ClassVar[str]
-    KINDS: ClassVar[dict[str, type]]
-    TASK: ClassVar[str]
-
-    @property
-    def things(self) -> tuple[str, ...]:
-        """Return the classes or texts that the pictures show, in order."""
-        return getattr(self, self.THINGS)
-
-    def of_picture(self, index: int) -> Self:
-        """Return the settings that make picture `index` alone."""
-        own = {self.THINGS: (self.things[index // self.num_images],), "num_images": 1}
-        return replace(self, **own, seed=self.seed + index)
-
-    @property
-    def file_name(self) -> str:
-        """The name for the file of the first picture, without an ending."""
-        return f"{safe_name(self.things[0])}-{safe_name(self.plan)}-seed{self.seed}"
-
-    def png_info(self, versions: Mapping[str, str]) -> PngInfo:
-        """Return the PNG text that carries these settings, with what made the picture."""
-        info = PngInfo()
-        content = {"version": VERSION, **asdict(self), "versions": dict(versions)}
-        info.add_itxt(_KEY, json.dumps(content, ensure_ascii=False))
-        return info
-
-    @classmethod
-    def from_png(cls, file: Path | str) -> Self:
-        """Read the settings of a picture made here. Raises ValueError, in one sentence."""
-        try:
-            with warnings.catch_warnings():
-                # Its size does not matter: nothing but its texts is decoded, which have limits.
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(file, formats=["PNG"]) as picture:
-                    text = picture.info.get(_KEY) or _text_behind(picture)
-        except Image.DecompressionBombError as error:
-            raise ValueError("this picture has far more pixels than any made here") from error
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise ValueError("this file is not a PNG picture that can be read") from error
-        if text is None:
-            raise ValueError(
-                "this picture carries no settings: it was not made here, or was saved without them"
-            )
-        if not isinstance(text, str):
-            raise ValueError("the picture's settings are damaged: they are no text")
-        return cls.from_text(text)
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """Read what `png_info` wrote. Raises ValueError, in one sentence."""
-        if len(text) > _MAX_TEXT:
-            raise ValueError(f"the picture's settings are longer than {_MAX_TEXT} characters")
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError("the picture's settings are damaged: they are not JSON") from error
-        if not isinstance(content, dict):
-            raise ValueError("the picture's settings are damaged: they are not a JSON object")
-        version = content.get("version")
-        if version != VERSION or isinstance(version, bool):
-            raise ValueError(
-                f"the picture's settings are of version {brief(version)}, and this page reads "
-                f"version {VERSION}"
-            )
-        if cls.THINGS not in content:
-            for other in (Settings, TextSettings):
-                if other.THINGS in content:
-                    raise ValueError(f"this picture is of {other.TASK}, not of {cls.TASK}")
-        values = {}
-        for field in fields(cls):
-            if field.name not in content:
-                raise ValueError(f"the picture's settings lack {field.name}")
-            values[field.name] = content[field.name]
-        return cls._checked(values)
-
-    def to_query(self) -> str:
-        """Return the query of an address that restores these settings."""
-        pairs = [(self.THING, text) for text in self.things]
-        pairs += [(name, str(getattr(self, name))) for name in self.KINDS]
-        return urlencode(pairs)
-
-    @classmethod
-    def from_query(cls, query: str, default: Self) -> Self | None:
-        """Read the query of an address; None if it names no setting, or those of another task.
-
-        `default` has the values of missing settings. Unknown names are ignored, because browsers
-        and hosts add their own. Raises ValueError, in one sentence.
-        """
-        if len(query) > _MAX_TEXT:
-            raise ValueError(f"the address's settings are longer than {_MAX_TEXT} characters")
-        try:
-            pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
-        except ValueError as error:
-            raise ValueError(f"the address has more than {_MAX_FIELDS} settings") from error
-        named = {name for name, _ in pairs}
-        if {Settings.THING, TextSettings.THING} <= named:
-            raise ValueError("the address names both a class and a prompt; name one of them")
-        if any(other.THING in named for other in (Settings, TextSettings) if other is not cls):
-            return None
-        if not named & {cls.THING, *cls.KINDS}:
-            return None
-        values = asdict(default)
-        things = tuple(value for name, value in pairs if name == cls.THING)
-        if things:
-            values[cls.THINGS] = things
-        for name, value in pairs:
-            if name in cls.KINDS:
-                values[name] = _converted(name, value, cls.KINDS[name])
-        return cls._checked(values)
-
-    @classmethod
-    def _checked(cls, values: Mapping[str, Any]) -> Self:
-        texts = values[cls.THINGS]
-        is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
-        if not is_list or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{cls.THINGS} must be a list of texts, not {brief(texts)}")
-        for name, kind in cls.KINDS.items():
-            value = values[name]
-            allowed = (int, float) if kind is float else kind
-            if not isinstance(value, allowed) or isinstance(value, bool):
-                raise ValueError(f"{name} must be {_IN_WORDS[kind]}, not {brief(value)}")
-        return cls(**{**values, cls.THINGS: tuple(texts)})
-
-
-_KINDS = {
-    "model": str,
-    "plan": str,
-    "guidance_scale": float,
-    "num_images": int,
-    "seed": int,
-}
-
-
-@dataclass(frozen=True)
-class Settings(_Portable):
-    """All that makes a picture of a class again.
-
-    Args:
-        model: the model's name.
-        class_names: the classes, in order.
-        plan: a plan such as H1P5R3.
-        guidance_scale: the guidance scale.
-        num_images: images of each class.
-        seed: the seed; image k of them all draws its noise from seed + k.
-    """
-
-    THINGS: ClassVar = "class_names"
-    THING: ClassVar = "class"
-    KINDS: ClassVar = _KINDS
-    TASK: ClassVar = "classes"
-
-    model: str
-    class_names: tuple[str, ...]
-    plan: str
-    guidance_scale: float
-    num_images: int
-    seed: int
-
-    @classmethod
-    def of(cls, model: str, request: ClassConditionalRequest, class_names: Sequence[str]) -> Self:
-        """Return the settings of a request to a model with these classes."""
-        return cls(
-            model,
-            tuple(class_names[label] for label in request.class_labels),
-            str(request.plan),
-            request.guidance_scale,
-            request.num_images,
-            request.seed,
+def read_text(text: str) -> Written:
+    """Read what `png_info` wrote. Raises ValueError, in one sentence."""
+    if len(text) > _MAX_TEXT:
+        raise ValueError(f"the picture's settings are longer than {_MAX_TEXT} characters")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("the picture's settings are damaged: they are not JSON") from error
+    if not isinstance(content, dict):
+        raise ValueError("the picture's settings are damaged: they are not a JSON object")
+    version = content.get("version")
+    if version != VERSION or isinstance(version, bool):
+        raise ValueError(
+            f"the picture's settings are of version {brief(version)}, and this page reads "
+            f"version {VERSION}"
         )
+    task = _task(content.get("task", GENERATE.NAME))  # the first pictures did not say it
+    named = [subject for subject in SUBJECTS if subject.field().name in content]
+    if len(named) != 1:
+        names = [subject.field().name for subject in SUBJECTS]
+        fault = f"hold both {' and '.join(names)}" if named else f"lack {' or '.join(names)}"
+        raise ValueError(f"the picture's settings {fault}")
+    (subject,) = named
+    for name in ("model", *fields_of(subject, task)):
+        if name not in content:
+            raise ValueError(f"the picture's settings lack {name}")
+    if not isinstance(content["model"], str):
+        raise ValueError(f"model must be a text, not {brief(content['model'])}")
+    values = {name: content[name] for name in fields_of(subject, task)}
+    return Written(subject, task, content["model"], values)
 
 
-@dataclass(frozen=True)
-class TextSettings(_Portable):
-    """All that makes a picture of a text again.
+def to_query(request: Request) -> str:
+    """Return the query of an address that restores a request."""
+    subject, task, values = type(request.subject), type(request.task), request.to_json()
+    things = subject.field()
+    pairs = [(things.address, thing) for thing in request.subject.things]
+    pairs += [(name, values[name]) for name in ("model", "task")]
+    pairs += [
+        (field.address, str(values[name]))
+        for name, field in fields_of(subject, task).items()
+        if name != things.name
+    ]
+    return urlencode(pairs)
 
-    Args:
-        model: the model's name.
-        prompts: the texts, in order.
-        negative_prompt: what guidance leads away from.
-        plan: a plan such as H1P6R3.
-        guidance_scale: the guidance scale.
-        num_images: images of each prompt.
-        seed: the seed; image k of them all draws its noise from seed + k.
-        height: of each image, in pixels.
-        width: of each image, in pixels.
+
+def read_query(query: str) -> Written | None:
+    """Read the query of an address; None if it names no setting.
+
+    Unknown names are ignored, because browsers and hosts add their own. Raises ValueError, in one
+    sentence.
     """
-
-    THINGS: ClassVar = "prompts"
-    THING: ClassVar = "prompt"
-    KINDS: ClassVar = _KINDS | {"negative_prompt": str, "height": int, "width": int}
-    TASK: ClassVar = "texts"
-
-    model: str
-    prompts: tuple[str, ...]
-    negative_prompt: str
-    plan: str
-    guidance_scale: float
-    num_images: int
-    seed: int
-    height: int
-    width: int
-
-    @classmethod
-    def of(cls, model: str, request: TextToImageRequest) -> Self:
-        """Return the settings of a request to a model."""
-        return cls(
-            model,
-            request.prompts,
-            request.negative_prompt,
-            str(request.plan),
-            request.guidance_scale,
-            request.num_images,
-            request.seed,
-            request.height,
-            request.width,
-        )
-
-
-AnySettings = Settings | TextSettings
-# All that an address may say of any task.
-QUERY_NAMES = sorted({Settings.THING, *Settings.KINDS, TextSettings.THING, *TextSettings.KINDS})
+    if len(query) > _MAX_TEXT:
+        raise ValueError(f"the address's settings are longer than {_MAX_TEXT} characters")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError as error:
+        raise ValueError(f"the address has more than {_MAX_FIELDS} settings") from error
+    named = dict(pairs)
+    if named.keys().isdisjoint(query_names()):
+        return None
+    if all(item.field().address in named for item in SUBJECTS):
+        both = " and a ".join(item.field().address for item in SUBJECTS)
+        raise ValueError(f"the address names both a {both}; name one of them")
+    task = _task(named.get("task", GENERATE.NAME))
+    subject = _subject_named(named, task)
+    fields = {item.address: item for item in fields_of(subject or SUBJECTS[0], task).values()}
+    values = {
+        item.name: item.kind.parse(named[address])
+        for address, item in fields.items()
+        if address in named
+    }
+    if subject is not None and (things := subject.field()).address in named:
+        values[things.name] = tuple(value for name, value in pairs if name == things.address)
+    return Written(subject, task, named.get("model"), values, "address")
 
 
 def model_in(query: str) -> str | None:
@@ -292,25 +192,34 @@ def model_in(query: str) -> str | None:
         return None
 
 
-def is_of_texts(query: str, models: Collection[str] = ()) -> bool:
-    """Tell whether an address's query names what only texts have, or one of their `models`."""
-    try:
-        named = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
-    except ValueError:
-        return False
-    own = {TextSettings.THING, *TextSettings.KINDS} - {Settings.THING, *Settings.KINDS}
-    is_theirs = named.get("model") in models or not own.isdisjoint(named)
-    return is_theirs and Settings.THING not in named
+def _subject_named(named: Mapping[str, str], task: type) -> type[Subject] | None:
+    """Return the subject whose things are named, or else the only one that has such a name."""
+    for item in SUBJECTS:
+        if item.field().address in named:
+            return item
+    for item in SUBJECTS:
+        others = {name for other in SUBJECTS if other is not item for name in _names(other, task)}
+        if not named.keys().isdisjoint(_names(item, task) - others):
+            return item
+    return None
 
 
-_IN_WORDS = {str: "a text", float: "a number", int: "a whole number"}
+def _names(subject: type[Subject], task: type) -> set[str]:
+    fields: Mapping[str, Field] = fields_of(subject, task)
+    return {item.address for item in fields.values()}
 
 
-def _converted(name: str, text: str, kind: type) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{name} must be {_IN_WORDS[kind]}, not {brief(text)}") from None
+def query_names() -> list[str]:
+    """Return all that an address may say of any request."""
+    names = (_names(subject, task) for subject in SUBJECTS for task in TASKS.values())
+    return sorted({"model", "task"}.union(*names))
+
+
+def _task(name: object) -> type:
+    task = TASKS.get(name) if isinstance(name, str) else None
+    if task is None:
+        raise ValueError(unknown("task", name, list(TASKS)))
+    return task
 
 
 def safe_name(text: str) -> str:

@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flowturbo_core.checks import brief, cut
+from flowturbo_core.checks import brief, cut, whole_number
 
 MAX_STEPS = 100
 # Of FlowTurbo's paper (2409.18128, table 1), with plain Heun to compare with.
 BASELINE = "H8"  # what papers and this project compare with
 PAPER_PLANS = ("H8", "H2P4R2", "H1P5R3", "H5P7R3", "H8P9R5")
+SOLVERS = {"H": "Heun", "E": "Euler"}  # whose steps a plan may begin with
 _MAX_TEXT = 400
 
 # Evaluations of (predictor, refiner) that one block costs.
@@ -96,16 +97,26 @@ class SamplePlan:
         return cls(blocks)
 
     @classmethod
-    def from_counts(cls, heun: int = 0, pseudo: int = 0, refiner: int = 0) -> "SamplePlan":
-        """Return the plan H..P..R.. of the given numbers of steps."""
-        for name, count in (("Heun", heun), ("pseudo corrector", pseudo), ("refiner", refiner)):
-            is_number = isinstance(count, numbers.Real) and not isinstance(count, bool)
-            if not (is_number and 0 <= count <= MAX_STEPS and count == int(count)):
-                raise ValueError(
-                    f"the number of {name} steps must be whole, from 0 to {MAX_STEPS}, "
-                    f"not {brief(count)}"
-                )
-        return cls("H" * int(heun) + "P" * int(pseudo) + "R" * int(refiner))
+    def from_counts(
+        cls, heun: int = 0, pseudo: int = 0, refiner: int = 0, solver: str = "H"
+    ) -> "SamplePlan":
+        """Return the plan H..P..R.. of the given numbers of steps; `solver` is of the first."""
+        if solver not in list(SOLVERS):
+            raise ValueError(f"solver {brief(solver)} is not one of {', '.join(SOLVERS)}")
+        steps = (
+            (solver, f"{SOLVERS[solver]} steps", heun),
+            ("P", "pseudo-corrector steps", pseudo),
+            ("R", "refiner steps", refiner),
+        )
+        return cls(
+            "".join(kind * whole_number(name, count, 0, MAX_STEPS) for kind, name, count in steps)
+        )
+
+    def counts(self, solver: str = "H") -> tuple[int, int, int] | None:
+        """Return the steps of each kind, or None if the plan is not of the form H..P..R.."""
+        counts = tuple(self.blocks.count(kind) for kind in (solver, "P", "R"))
+        in_order = "".join(kind * n for kind, n in zip((solver, "P", "R"), counts, strict=True))
+        return counts if in_order == self.blocks else None
 
     def __str__(self) -> str:
         groups = [f"{letter}{len(list(run))}" for letter, run in itertools.groupby(self.blocks)]

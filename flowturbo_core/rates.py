@@ -70,4 +70,4 @@ class Rates:
 def ms_of_kind(timing: "Timing", kinds: str, kind: str) -> float:
     """Return the milliseconds an image of all blocks of one kind; `kinds` has a letter a block."""
     pairs = zip(kinds, timing.block_ms, strict=True)
-    return sum(ms for its, ms in pairs if its == kind) / timing.num_images
+    return sum(ms for item, ms in pairs if item == kind) / timing.num_images

@@ -1,196 +1,439 @@
-"""What a person asked for, validated once, here: interfaces can be bypassed, this cannot.
+"""What a person may ask for, declared once: what is drawn, what is done, and how it is sampled.
+
+A request has a *subject* (classes, or texts) and a *task* (generate), and what all of them share.
+Every field stands here with its range, its unit and one sentence. The page, the endpoints, the
+command line, pictures and addresses derive what they take and say from these declarations, and
+`Request.read` checks whatever comes from them: interfaces can be bypassed, this cannot.
 
 Every refusal is a ValueError of one sentence with the offending value and what is allowed.
 """
 
+import dataclasses
 import numbers
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
-from flowturbo_core.checks import brief, real_number, unknown, whole_number
+from flowturbo_core.checks import brief, one_line, unknown, whole_number
+from flowturbo_core.fields import Called, Field, Kind, Line, Real, Whole, declared_fields
 from flowturbo_core.plan import SamplePlan
 
 MAX_GUIDANCE_SCALE = 15
+GUIDANCE_SCALE = Real(0, MAX_GUIDANCE_SCALE)
 MAX_SEED = 2**32 - 1
 MAX_IMAGES = 256
 MAX_SIDE = 2048  # pixels
 MAX_PIXELS = 16_777_216  # of all images of one request: sixteen of 1024 x 1024
 MAX_TEXT = 2000  # characters; tokenizers' windows are far shorter
 
+# What is measured and shown where nobody asks for anything: all can be drawn by postcards-t2i.
+EXAMPLE_PROMPTS = (
+    "a red sailboat at sunset",
+    "a large yellow balloon on the left, by day",
+    "a small pink house in the snow",
+    "an orange cat in the centre, at sunrise",
+    "purple mountains behind a lake at night",
+    "a green cactus on the right, in the evening",
+    "a white lighthouse in the rain",
+    "a blue fish leaping from the sea at dawn",
+    "a boat",
+    "sunset",
+    "night, city",
+    "red mushroom",
+)
 
-@dataclass(frozen=True)
-class ClassConditionalRequest:
-    """Images of classes.
 
-    Args:
-        class_labels: one label, from 0, for each group of images.
-        plan: how to sample.
-        guidance_scale: strength of classifier-free guidance; 1 is none, 0 leaves the class out.
-        num_images: images for each label.
-        seed: image k of the request draws its noise from seed + k.
+class Model(Protocol):
+    """What a request depends on of the model that is asked.
+
+    `image_size` is the side in pixels that a model of texts was trained on, `factor` how many
+    pixels a side its autoencoder makes one latent of.
     """
 
-    THING: ClassVar = "class"
+    name: str
+    subject: "type[Subject]"
+    class_names: Sequence[str]
+    has_refiner: bool
+    default_plan: str
+    default_guidance_scale: float
+    image_size: int | None
+    factor: int
 
-    class_labels: tuple[int, ...]
-    plan: SamplePlan
-    guidance_scale: float
-    num_images: int
-    seed: int
 
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The label of every image, in order."""
-        return tuple(label for label in self.class_labels for _ in range(self.num_images))
+@dataclass(frozen=True)
+class ClassNames(Kind):
+    """Classes of the model, each by its name or its label, from 0; kept by their names."""
 
-    @classmethod
-    def create(
-        cls,
-        class_labels: Sequence[int],
-        plan: SamplePlan | str,
-        guidance_scale: float,
-        num_images: int,
-        seed: int,
-        class_names: Sequence[str],
-    ) -> "ClassConditionalRequest":
-        """Build a request from unchecked values, for a model whose classes are `class_names`.
-
-        A class label is a whole number or one of the names.
-        """
-        if isinstance(class_labels, str | numbers.Real):
-            class_labels = [class_labels]
+    def read(self, words: str, value: object, model: Model) -> tuple[str, ...]:
+        """Return the name of each class; None is none, and one need not be in a list."""
+        value = [] if value is None else value
+        asked = [value] if isinstance(value, str | numbers.Real) else value
         # Bytes would be numbers, and neither a mapping nor a set has an order of its images.
-        ordered = not isinstance(class_labels, bytes | bytearray | Mapping | Set)
-        if not (ordered and isinstance(class_labels, Iterable)):
-            raise ValueError(
-                f"class_labels must be a list of labels or names, not {brief(class_labels)}"
-            )
-        labels = tuple(class_label(label, class_names) for label in class_labels)
+        ordered = not isinstance(asked, bytes | bytearray | Mapping | Set)
+        is_number = getattr(asked, "ndim", 1) == 0  # an array, which iterates over nothing
+        if not (ordered and isinstance(asked, Iterable)) or is_number:
+            raise ValueError(f"{words} must be a list of labels or names, not {brief(asked)}")
+        names = model.class_names
+        labels = [class_label(label, names) for label in asked]
         if not labels:
             raise ValueError("choose at least one class; the list of classes is empty")
-        images, first = _images_and_seed(num_images, len(labels), seed)
-        return cls(
-            labels,
-            plan if isinstance(plan, SamplePlan) else SamplePlan.parse(plan),
-            real_number("guidance_scale", guidance_scale, 0, MAX_GUIDANCE_SCALE),
-            images,
-            first,
-        )
+        return tuple(names[label] for label in labels)
+
+    def schema(self, model: Model) -> dict[str, Any]:
+        """Return the JSON schema of a list of names and labels."""
+        label = {"type": "integer", "minimum": 0, "maximum": len(model.class_names) - 1}
+        name = {"type": "string", "description": "a class's name"}
+        return {"type": "array", "items": {"anyOf": [name, label]}}
+
+    def to_json(self, value: tuple[str, ...]) -> list[str]:
+        """Return the names as a list."""
+        return list(value)
+
+    def parse(self, text: str) -> object:
+        """Return what stands between commas."""
+        return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @dataclass(frozen=True)
-class TextToImageRequest:
-    """Images of prompts.
+class Prompts(Kind):
+    """One text for each group of images, at most `most` of them."""
 
-    Args:
-        prompts: what to show, one text for each group of images.
-        negative_prompt: what guidance leads away from; empty for the usual "no text".
-        plan: how to sample.
-        guidance_scale: strength of classifier-free guidance; 1 is none, 0 leaves the prompt out.
-        num_images: images for each prompt.
-        seed: image k of the request draws its noise from seed + k.
-        height: of each image, in pixels.
-        width: of each image, in pixels.
+    OPTION: ClassVar = list[str]
+    IS_WRITTEN: ClassVar = True
+    most: int = MAX_IMAGES
+
+    def read(self, words: str, value: object, model: Model) -> tuple[str, ...]:
+        """Return the texts, each on one line; one need not be in a list."""
+        texts = (value,) if isinstance(value, str) else value
+        is_list = isinstance(texts, Sequence) and not isinstance(texts, bytes | bytearray)
+        if not is_list or self.most == 1 < len(texts):
+            many = "" if self.most == 1 else ", or a list of them"
+            raise ValueError(f"{words} must be a text{many}, not {brief(value)}")
+        if len(texts) > self.most:
+            raise ValueError(f"{words} must be at most {self.most} texts, not {len(texts)}")
+        texts = tuple(one_line(words, text, MAX_TEXT) for text in texts)
+        if not texts or not all(texts):
+            raise ValueError("write a prompt: what should the picture show?")
+        return texts
+
+    def schema(self, model: Model) -> dict[str, Any]:
+        """Return the JSON schema of one text."""
+        return {"type": "string", "maxLength": MAX_TEXT}
+
+    def to_json(self, value: tuple[str, ...]) -> list[str] | str:
+        """Return the texts, or the text where there is one at most."""
+        return value[0] if self.most == 1 else list(value)
+
+
+@dataclass(frozen=True)
+class Pixels(Kind):
+    """Pixels of a side: a multiple of the model's factor."""
+
+    OPTION: ClassVar = int
+
+    def read(self, words: str, value: object, model: Model) -> int:
+        """Return the pixels as an int."""
+        side = whole_number(words, value, model.factor, MAX_SIDE)
+        if side % model.factor:
+            raise ValueError(f"{words} must be a multiple of {model.factor}, not {side}")
+        return side
+
+    def schema(self, model: Model) -> dict[str, Any]:
+        """Return the JSON schema of the model's sides."""
+        factor = model.factor
+        return {"type": "integer", "minimum": factor, "maximum": MAX_SIDE, "multipleOf": factor}
+
+    def parse(self, text: str) -> object:
+        """Return the number that a text stands for."""
+        return Whole(1, MAX_SIDE).parse(text)
+
+
+@dataclass(frozen=True)
+class Plan(Kind):
+    """A sampling plan that the model can run, or its text."""
+
+    def read(self, words: str, value: object, model: Model) -> SamplePlan:
+        """Return the plan; the model must have a refiner if its steps need one."""
+        plan = value if isinstance(value, SamplePlan) else SamplePlan.parse(value)
+        plan.require_refiner(model.has_refiner)
+        return plan
+
+    def schema(self, model: Model) -> dict[str, Any]:
+        """Return the JSON schema of a plan's text."""
+        return {"type": "string"}
+
+    def to_json(self, value: SamplePlan) -> str:
+        """Return the plan's text."""
+        return str(value)
+
+
+class Subject:
+    """What is drawn. The field named first holds `things`, one for each group of images.
+
+    `NAME` is a part of the endpoints' names; `NOUN` and `PLURAL` are what sentences call a thing.
     """
 
-    THING: ClassVar = "prompt"
-
-    prompts: tuple[str, ...]
-    negative_prompt: str
-    plan: SamplePlan
-    guidance_scale: float
-    num_images: int
-    seed: int
-    height: int
-    width: int
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The prompt of every image, in order."""
-        return tuple(prompt for prompt in self.prompts for _ in range(self.num_images))
+    NAME: ClassVar[str]
+    NOUN: ClassVar[str]
+    PLURAL: ClassVar[str]
+    HAS_SIZE: ClassVar[bool]
 
     @classmethod
-    def create(
-        cls,
-        prompt: str | Sequence[str],
-        negative_prompt: str,
-        plan: SamplePlan | str,
-        guidance_scale: float,
-        num_images: int,
-        seed: int,
-        height: int,
-        width: int,
-        multiple: int = 8,
-    ) -> "TextToImageRequest":
-        """Build a request from unchecked values; sides must be multiples of `multiple`."""
-        prompts = (prompt,) if isinstance(prompt, str) else prompt
-        if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
-            raise ValueError(f"prompt must be a text, or a list of them, not {brief(prompt)}")
-        prompts = tuple(one_line("prompt", text) for text in prompts)
-        if not prompts or not all(prompts):
-            raise ValueError("write a prompt: what should the picture show?")
-        images, first = _images_and_seed(num_images, len(prompts), seed)
-        sides = [
-            _side(name, value, multiple) for name, value in (("height", height), ("width", width))
-        ]
-        if (pixels := sides[0] * sides[1] * images * len(prompts)) > MAX_PIXELS:
-            raise ValueError(
-                f"one request makes at most {MAX_PIXELS / 1e6:.1f} million pixels, not "
-                f"{pixels / 1e6:.1f}: ask for smaller or fewer images"
-            )
-        return cls(
-            prompts,
-            one_line("negative_prompt", negative_prompt),
-            plan if isinstance(plan, SamplePlan) else SamplePlan.parse(plan),
-            real_number("guidance_scale", guidance_scale, 0, MAX_GUIDANCE_SCALE),
-            images,
-            first,
-            *sides,
-        )
+    def field(cls) -> Field:
+        """Return the field that holds the things."""
+        return next(iter(declared_fields(cls).values()))
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """The classes or texts, in order."""
+        return getattr(self, self.field().name)
+
+    @classmethod
+    def opening(cls, model: Model) -> dict[str, Any]:
+        """Return what a page opens with, where that is not the model's default."""
+        raise NotImplementedError  # pragma: no cover
 
 
-Request = ClassConditionalRequest | TextToImageRequest
+@dataclass(frozen=True)
+class Classes(Subject):
+    """Classes that a model knows."""
 
+    NAME: ClassVar = "class_conditional"
+    NOUN: ClassVar = "class"
+    PLURAL: ClassVar = "classes"
+    HAS_SIZE: ClassVar = False
 
-def _images_and_seed(num_images: object, groups: int, seed: object) -> tuple[int, int]:
-    """Return the images of each group, and the first seed; there must be one for each image."""
-    images = whole_number("num_images", num_images, 1, MAX_IMAGES)
-    if images * groups > MAX_IMAGES:
-        raise ValueError(f"one request makes at most {MAX_IMAGES} images, not {images * groups}")
-    first = whole_number("seed", seed, 0, MAX_SEED)
-    if first + images * groups - 1 > MAX_SEED:
-        raise ValueError(
-            f"seed must leave room for one seed an image up to {MAX_SEED}; from {first}, "
-            f"{images * groups} images go beyond"
-        )
-    return images, first
-
-
-def one_line(name: str, value: object) -> str:
-    """Return a text on one line, without the blanks around it."""
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text, not {brief(value)}")
-    if len(value) > MAX_TEXT:
-        raise ValueError(f"{name} has {len(value):,} characters; at most {MAX_TEXT:,} are read")
-    # Cc: control characters; Cs: halves of characters, which no file and no model can hold. U+FEFF
-    # is the mark at the start of a file, and is left in the middle of files that were joined.
-    wrong = [
-        c
-        for c in value
-        if c == "\ufeff" or (unicodedata.category(c) in ("Cc", "Cs") and not c.isspace())
+    class_names: Annotated[
+        tuple[str, ...],
+        ClassNames(),
+        "names of classes, or labels counted from 0; images come in their order",
+        Called(
+            words="classes",
+            address="class",
+            option="class_labels",
+            note="separated by commas; default: one of each",
+        ),
     ]
-    if wrong:
-        raise ValueError(f"{name} holds the control character {wrong[0]!r}; write text alone")
-    return " ".join(value.split())
+
+    @classmethod
+    def opening(cls, model: Model) -> dict[str, Any]:
+        """Return the first classes."""
+        return {"class_names": tuple(model.class_names[:4])}
 
 
-def _side(name: str, value: object, multiple: int) -> int:
-    side = whole_number(name, value, multiple, MAX_SIDE)
-    if side % multiple:
-        raise ValueError(f"{name} must be a multiple of {multiple}, not {side}")
-    return side
+@dataclass(frozen=True)
+class Texts(Subject):
+    """Texts in words of any kind."""
+
+    NAME: ClassVar = "text_to_image"
+    NOUN: ClassVar = "prompt"
+    PLURAL: ClassVar = "texts"
+    HAS_SIZE: ClassVar = True
+
+    prompts: Annotated[
+        tuple[str, ...],
+        Prompts(),
+        "what to show",
+        Called(
+            words="prompt",
+            address="prompt",
+            option="prompt",
+            argument="prompt",
+            note="once for each text",
+        ),
+    ]
+    negative_prompt: Annotated[
+        str, Line(MAX_TEXT), "what guidance leads away from; may be empty"
+    ] = ""
+
+    @classmethod
+    def opening(cls, model: Model) -> dict[str, Any]:
+        """Return four images of the first example."""
+        return {"prompts": EXAMPLE_PROMPTS[:1], "num_images": 4}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an image is, where the model lets that be chosen."""
+
+    height: Annotated[int, Pixels(), "in pixels", Called(note="of models of texts")]
+    width: Annotated[int, Pixels(), "in pixels", Called(note="of models of texts")]
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Generate images."""
+
+    NAME: ClassVar = "generate"
+
+
+GENERATE = Generate()
+SUBJECTS: tuple[type[Subject], ...] = (Classes, Texts)
+TASKS: dict[str, type] = {item.NAME: item for item in (Generate,)}
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that makes a model's images, and makes them again.
+
+    Args:
+        model: the name of the model that is asked.
+        subject: what is drawn.
+        task: what is done.
+        plan: how to sample.
+        guidance_scale: strength of classifier-free guidance.
+        size: of each image; None where the model has one size.
+        num_images: images of each class or text.
+        seed: image k of the request draws its noise from seed + k.
+    """
+
+    model: str
+    subject: Subject
+    task: Any
+    plan: Annotated[
+        SamplePlan, Plan(), "a plan of 1 to 100 steps, such as H8, H1P5R3, [H1P1R1]x3 or E25"
+    ]
+    guidance_scale: Annotated[
+        float,
+        GUIDANCE_SCALE,
+        "classifier-free guidance; 1 is none; 0 leaves the {thing} out",
+    ]
+    size: Size | None
+    num_images: Annotated[
+        int,
+        Whole(1, MAX_IMAGES),
+        "images of each {thing}",
+        Called(words="number of images"),
+    ] = 1
+    seed: Annotated[int, Whole(0, MAX_SEED), "image k draws its noise from seed + k"] = 0
+
+    @classmethod
+    def read(
+        cls,
+        model: Model,
+        values: Mapping[str, object],
+        task: type = Generate,
+        narrowed: Mapping[str, Kind] = MappingProxyType({}),
+        in_words: bool = True,
+    ) -> Self:
+        """Return the request of unchecked values, by the names of their fields.
+
+        A value that is not given is the model's default. `narrowed` has kinds in place of those
+        declared, where an interface takes less. Raises ValueError, in one sentence, which calls the
+        fields by their words for a person, or else as Python and the command line do.
+        """
+        fields = fields_of(model.subject, task)
+        for name in (item for item in values if item not in fields):
+            raise ValueError(unknown("field", name, list(fields)))
+        given = {**dict.fromkeys(fields), **defaults(model, task), **values}
+        checked = {
+            name: replace(field, kind=narrowed.get(name, field.kind)).read(
+                given[name], model, in_words
+            )
+            for name, field in fields.items()
+        }
+        own = {name: checked[name] for name in declared_fields(cls)}
+        request = cls(
+            model.name,
+            _part(model.subject, checked),
+            _part(task, checked),
+            size=_part(Size, checked) if model.subject.HAS_SIZE else None,
+            **own,
+        )
+        _check_together(request)
+        return request
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """What each image is of, in order."""
+        return tuple(item for item in self.subject.things for _ in range(self.num_images))
+
+    @property
+    def seeds(self) -> range:
+        """The seed of each image's noise."""
+        return range(self.seed, self.seed + len(self.subject.things) * self.num_images)
+
+    def of_picture(self, index: int) -> Self:
+        """Return the request that makes picture `index` alone."""
+        thing = self.captions[index]
+        subject = replace(self.subject, **{self.subject.field().name: (thing,)})
+        return replace(self, subject=subject, num_images=1, seed=self.seed + index)
+
+    def values(self) -> dict[str, Any]:
+        """Return the values of all fields by name, as `read` takes them."""
+        parts = (self.subject, self.task, self, self.size)
+        held = {
+            name: part for part in parts if part is not None for name in declared_fields(type(part))
+        }
+        fields = fields_of(type(self.subject), type(self.task))
+        return {name: getattr(held[name], name) for name in fields}
+
+    def json_values(self) -> dict[str, Any]:
+        """Return the same values as JSON holds them."""
+        fields = fields_of(type(self.subject), type(self.task))
+        return {name: fields[name].kind.to_json(value) for name, value in self.values().items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the model's and the task's name, and the values as JSON holds them."""
+        return {"model": self.model, "task": self.task.NAME, **self.json_values()}
+
+
+def fields_of(subject: type[Subject], task: type) -> dict[str, Field]:
+    """Return every field of a request of this subject and task, in the order of its parts."""
+    parts = {"subject": subject, "task": task, "size": Size if subject.HAS_SIZE else None}
+    own, fields = declared_fields(Request), {}
+    for item in dataclasses.fields(Request):
+        if item.name in own:
+            fields[item.name] = own[item.name]
+        elif parts.get(item.name) is not None:
+            fields |= declared_fields(parts[item.name])
+    return fields
+
+
+def defaults(model: Model, task: type = Generate) -> dict[str, Any]:
+    """Return the value of each field that need not be given: of the model, or as declared."""
+    of_model = {"plan": model.default_plan, "guidance_scale": model.default_guidance_scale}
+    of_model |= dict.fromkeys(declared_fields(Size), model.image_size)
+    return {
+        name: of_model.get(name, field.default)
+        for name, field in fields_of(model.subject, task).items()
+        if name in of_model or field.default is not dataclasses.MISSING
+    }
+
+
+def read_request(model: Model, values: Mapping[str, object], task: Any, **of_model: Any) -> Request:
+    """Return the request of unchecked values; of those `of_model`, None takes the default."""
+    if type(task) not in TASKS.values():
+        tasks = " or ".join(item.__name__ for item in TASKS.values())
+        raise ValueError(f"task must be a {tasks}, not {brief(task)}")
+    given = {name: value for name, value in of_model.items() if value is not None}
+    own = {name: getattr(task, name) for name in declared_fields(type(task))}
+    return Request.read(model, {**values, **given, **own}, type(task), in_words=False)
+
+
+def _part(kind: type, values: Mapping[str, Any]) -> Any:
+    return kind(**{name: values[name] for name in declared_fields(kind)})
+
+
+def _check_together(request: Request) -> None:
+    """Refuse more images, seeds or pixels than there may be of one request."""
+    count = request.num_images * len(request.subject.things)
+    if count > MAX_IMAGES:
+        raise ValueError(f"one request makes at most {MAX_IMAGES} images, not {count}")
+    if request.seed + count - 1 > MAX_SEED:
+        raise ValueError(
+            f"seed must leave room for one seed an image up to {MAX_SEED}; from {request.seed}, "
+            f"{count} images go beyond"
+        )
+    if request.size is None:
+        return
+    pixels = request.size.height * request.size.width * count
+    if pixels > MAX_PIXELS:
+        raise ValueError(
+            f"one request makes at most {MAX_PIXELS / 1e6:.1f} million pixels, not "
+            f"{pixels / 1e6:.1f}: ask for smaller or fewer images"
+        )
 
 
 def class_label(value: object, class_names: Sequence[str]) -> int:

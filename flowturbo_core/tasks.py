@@ -1,12 +1,13 @@
-"""What the tasks differ in: each makes the job that the one loop runs."""
+"""What the tasks differ in: each changes the job that the one loop runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowturbo_core.sampler import Job, Velocities
+from flowturbo_core.requests import Generate
+from flowturbo_core.sampler import Job
 
 
 def initial_noise(shape: tuple[int, int, int], seeds: Sequence[int]) -> Tensor:
@@ -21,6 +22,10 @@ def initial_noise(shape: tuple[int, int, int], seeds: Sequence[int]) -> Tensor:
     return torch.stack(draws)
 
 
-def generate(noise: Tensor, velocities: Velocities, condition: Any, guidance_scale: Tensor) -> Job:
-    """Return the job of generating images from noise (B, C, H, W)."""
-    return Job(noise, velocities, condition, guidance_scale)
+def generate(task: Generate, job: Job) -> Job:
+    """Return the job as it is: it leads from noise to images."""
+    return job
+
+
+# How each task changes the job of generating images into its own.
+JOBS: dict[type, Callable[[Any, Job], Job]] = {Generate: generate}

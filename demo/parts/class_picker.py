@@ -10,8 +10,10 @@ import gradio as gr
 from flowturbo_core.models.catalog import ClassPictures
 
 # `names` are escaped already. Only what changes is in the template: Gradio compares it with what
-# is on the page, and touches nothing else, so that the search keeps its text and its focus.
+# is on the page, and touches nothing else, so that the search keeps its text and its focus. In a
+# tab that was never opened, a value may come before the names do.
 _TEMPLATE = """
+${typeof names === "undefined" ? "" : `
 <div class="picker">
 <div class="picker-head">
     <h2>Classes</h2>
@@ -32,6 +34,7 @@ ${names.map((name, k) => `
 </div>
 ${keys.some((key) => key.toLowerCase().includes(query)) ? "" : "<p>No class is called so.</p>"}
 </div>
+`}
 """
 _SCRIPT = """
 element.addEventListener("click", (event) => {

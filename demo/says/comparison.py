@@ -13,6 +13,7 @@ from demo.says.pictures import Difference
 from demo.says.readout import evaluations, milliseconds
 from demo.service.events import Advanced, Comparison, Side
 from flowturbo_core.models.front import Front
+from flowturbo_core.plan import SamplePlan
 
 # Of the two plans in chart and table, and of all others in the chart.
 COLOURS = ("#d97706", "#0d9488", "#94a3b8")
@@ -69,7 +70,7 @@ def interrupted(comparison: Comparison | None) -> str:
     if comparison is None:
         return _stopped("Neither plan came to its end.")
     if comparison.rounds == 0:
-        return _stopped(f"Only {comparison.sides[0].plan.plan} came to its end.")
+        return _stopped(f"Only {comparison.sides[0].plan} came to its end.")
     times = "The times are those of the rounds that were finished"
     counted = f"{comparison.rounds} of {comparison.num_rounds}"
     return _stopped(f"{times}, {counted}.")
@@ -94,7 +95,7 @@ def finished(comparison: Comparison, difference: Difference) -> str:
         f"RMS difference up to {levels(max(difference.rms))} levels",
     )
     ratio = f"{comparison.speed_up(faster):.1f}"
-    plans = f"{fast.plan.plan} against {slow.plan.plan}"
+    plans = f"{fast.plan} against {slow.plan}"
     said = [f"{ratio} times as fast: {plans}", *facts, *comparison.warnings]
     return readout.card(
         f"{ratio}×",
@@ -120,7 +121,7 @@ def figures(comparison: Comparison | None, front: Front | None) -> str:
 def _row(comparison: Comparison, index: int, front: Front | None) -> str:
     side = comparison.sides[index]
     each = side.each_ms_per_image
-    error = None if front is None else front.solver_error(side.plan.plan)
+    error = None if front is None else front.solver_error(str(side.plan))
     speed_up = f"{comparison.speed_up(index):.2f}×" if comparison.rounds else "–"
     cells = (
         milliseconds(side.ms_per_image),
@@ -131,7 +132,7 @@ def _row(comparison: Comparison, index: int, front: Front | None) -> str:
     )
     return (
         f'<tr><th scope="row"><i style="background: {colour(index)}"></i>'
-        f"{readout.named(side.plan.plan)}</th>"
+        f"{readout.name_plan(side.plan)}</th>"
         f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
     )
 
@@ -139,15 +140,15 @@ def _row(comparison: Comparison, index: int, front: Front | None) -> str:
 def points(comparison: Comparison, front: Front) -> list[Point]:
     """Return the front's plans, those compared last: as they were measured, not predicted."""
     rates = comparison.rates_of_all()
-    compared = [side.plan.plan for side in comparison.sides]
+    compared = [str(side.plan) for side in comparison.sides]
     others = [
-        Point(its.plan, its.ms(rates), its.solver_error)
-        for its in front.measured
-        if its.plan not in compared and rates.covers(its)
+        Point(item.plan, item.ms(rates), item.solver_error)
+        for item in front.measured
+        if item.plan not in compared and rates.covers(item)
     ]
     errors = [front.solver_error(plan) for plan in compared]
     measured = [
-        Point(side.plan.plan, side.ms_per_image, error, index)
+        Point(str(side.plan), side.ms_per_image, error, index)
         for index, (side, error) in enumerate(zip(comparison.sides, errors, strict=True))
         if error is not None
     ]
@@ -170,7 +171,7 @@ def _in_numbers(shown: Sequence[Point]) -> str:
     """Return the chart's points as a table, for whoever cannot see or point at them."""
     rows = "".join(
         f'<tr><th scope="row"><i style="background: {colour(point.index)}"></i>'
-        f"{readout.named(point.plan)}</th><td>{milliseconds(point.ms_per_image)}</td>"
+        f"{readout.name_plan(SamplePlan.parse(point.plan))}</th><td>{milliseconds(point.ms_per_image)}</td>"
         f"<td>{point.solver_error:.3g}</td></tr>"
         for point in sorted(shown, key=lambda point: point.ms_per_image)
     )
@@ -184,7 +185,7 @@ def _in_numbers(shown: Sequence[Point]) -> str:
 
 
 def _explained(comparison: Comparison, front: Front) -> list[str]:
-    rates, guidance_scale = comparison.rates_of_all(), comparison.sides[0].settings.guidance_scale
+    rates, guidance_scale = comparison.rates_of_all(), comparison.sides[0].request.guidance_scale
     parts = [f"{milliseconds(rates.predictor_ms)} ms a predictor evaluation"]
     if rates.refiner_ms is not None:
         when = "" if comparison.rates().refiner_ms else " (its share when the model was loaded)"
@@ -200,9 +201,9 @@ def _explained(comparison: Comparison, front: Front) -> list[str]:
             else ", as this is."
         ),
     ]
-    if not all(rates.covers(its) for its in front.measured):
+    if not all(rates.covers(item) for item in front.measured):
         said.append("Plans with refiner steps are left out: neither of these two has any.")
-    plans = [side.plan.plan for side in comparison.sides]
+    plans = [str(side.plan) for side in comparison.sides]
     unknown = [plan for plan in plans if front.solver_error(plan) is None]
     if unknown:
         said.append(
@@ -214,11 +215,11 @@ def _explained(comparison: Comparison, front: Front) -> list[str]:
 
 def record(comparison: Comparison, difference: Difference, front: Front | None) -> dict[str, Any]:
     """Return what a program wants to know of a comparison that is done."""
-    settings = asdict(comparison.sides[0].settings)
-    del settings["plan"]
+    shared = comparison.sides[0].request.to_json()
+    del shared["plan"]
     chart = None if front is None else points(comparison, front)
     return {
-        **settings,
+        **shared,
         "plans": [_side_record(comparison, index, front) for index in (0, 1)],
         "num_rounds": comparison.num_rounds,
         "rates": asdict(comparison.rates()),
@@ -234,7 +235,7 @@ def _side_record(comparison: Comparison, index: int, front: Front | None) -> dic
     side: Side = comparison.sides[index]
     each = side.each_ms_per_image
     return {
-        "plan": side.plan.plan,
+        "plan": str(side.plan),
         "ms_per_image": side.ms_per_image,
         "ms_min": min(each),
         "ms_max": max(each),
@@ -242,7 +243,7 @@ def _side_record(comparison: Comparison, index: int, front: Front | None) -> dic
         "predictor_evaluations": side.plan.predictor_evaluations,
         "refiner_evaluations": side.plan.refiner_evaluations,
         "speed_up": comparison.speed_up(index),
-        "solver_error": None if front is None else front.solver_error(side.plan.plan),
+        "solver_error": None if front is None else front.solver_error(str(side.plan)),
     }
 
 

@@ -16,7 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from demo.serving import cache
 from flowturbo_core.files import written_whole
-from flowturbo_core.metadata import AnySettings
+from flowturbo_core.metadata import file_name, png_info
+from flowturbo_core.requests import Request
 
 _LEVELS = 255
 _MAX_FACTOR = 64
@@ -52,10 +53,11 @@ class Difference:
             factor *= 2
         return cls(
             tuple(
-                Image.fromarray((factor * its).clip(max=_LEVELS).astype(np.uint8)) for its in apart
+                Image.fromarray((factor * item).clip(max=_LEVELS).astype(np.uint8))
+                for item in apart
             ),
             factor,
-            tuple(float(np.sqrt((its**2).mean())) for its in apart),
+            tuple(float(np.sqrt((item**2).mean())) for item in apart),
         )
 
 
@@ -90,14 +92,14 @@ def _png_file(folder: Path, picture: Image.Image, name: str, text: PngInfo | Non
     return str(file)
 
 
-def setting_files(
-    pictures: Sequence[Image.Image], settings: AnySettings, versions: Mapping[str, str]
+def request_files(
+    pictures: Sequence[Image.Image], request: Request, versions: Mapping[str, str]
 ) -> list[str]:
-    """Write pictures, each with the settings that make it again; return their files."""
+    """Write pictures, each with the request that makes it again; return their files."""
     files = []
     for k, picture in enumerate(pictures):
-        own = settings.of_picture(k)
-        files.append(png_file(picture, own.file_name, own.png_info(versions)))
+        own = request.of_picture(k)
+        files.append(png_file(picture, file_name(own), png_info(own, versions)))
     return files
 
 
@@ -106,7 +108,7 @@ def are_kept(files: Sequence[str]) -> bool:
     return all(Path(file).exists() for file in files)
 
 
-def captioned(files: Sequence[str], captions: Sequence[str]) -> list[tuple[str, str]]:
+def with_captions(files: Sequence[str], captions: Sequence[str]) -> list[tuple[str, str]]:
     """Return pictures as a gallery takes them."""
     return list(zip(files, captions, strict=True))
 

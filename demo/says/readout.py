@@ -7,22 +7,21 @@ import base64
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from typing import Any
 
 from PIL import Image
 
-from demo.service.events import THUMBNAIL, Done, Fetching, Kept, PlanSummary, Preview
-from flowturbo_core.metadata import AnySettings
+from demo.service.events import THUMBNAIL, Done, Fetching, Kept, Preview
+from flowturbo_core.metadata import to_query
 from flowturbo_core.models.catalog import HubModel
 from flowturbo_core.plan import BASELINE, SamplePlan
+from flowturbo_core.requests import Request
 
 KINDS = {"E": "Euler", "H": "Heun", "P": "pseudo corrector", "R": "refiner"}
 BAR = '<div class="bar">'  # only a readout of work in progress has one
-# At the end of what is there still, from the moment a request is made until it is first heard of.
-STARTING = '<i class="starting" hidden></i>'
 
 # What a step of each kind is, for whoever has not read the paper: one, or several.
 _STEPS = {
@@ -38,19 +37,19 @@ class Run:
     """A finished request of this visit.
 
     Args:
-        settings: what makes its images again.
+        request: what makes its images again.
         ms_per_image: milliseconds an image.
         thumbnail: its first picture, as an address.
     """
 
-    settings: AnySettings
+    request: Request
     ms_per_image: float
     thumbnail: str
 
     @classmethod
     def of(cls, done: Done) -> "Run":
         """Keep what the list of runs shows of a result."""
-        return cls(done.settings, done.timing.ms_per_image, _inline(done.pictures[0]))
+        return cls(done.request, done.timing.ms_per_image, _inline(done.pictures[0]))
 
 
 def in_words(plan: SamplePlan) -> str:
@@ -71,10 +70,10 @@ def _steps_in_words(kind: str, count: int) -> str:
     return f"{count} {one if count == 1 else several}"
 
 
-def named(plan: str) -> str:
+def name_plan(plan: SamplePlan) -> str:
     """Return a plan's name in HTML, which says in plain words what it does."""
-    words = in_words(SamplePlan.parse(plan))
-    return f'<code title="{words}" aria-description="{words}">{escape(plan)}</code>'
+    words = in_words(plan)
+    return f'<code title="{words}" aria-description="{words}">{plan}</code>'
 
 
 def idle() -> str:
@@ -96,12 +95,12 @@ def interrupted(with_pictures: bool) -> str:
 
 def in_progress(preview: Preview) -> str:
     """Return the readout while blocks are computed."""
-    share = 100 * preview.block / preview.num_blocks
+    num_blocks = len(preview.request.plan)
     return card(
         f"{preview.block}",
-        f"of {preview.num_blocks} blocks",
+        f"of {num_blocks} blocks",
         f"Last block: {KINDS[preview.kind]}",
-        bar(share),
+        bar(100 * preview.block / num_blocks),
     )
 
 
@@ -119,9 +118,9 @@ def finished(done: Done, earlier: Kept | None = None) -> str:
     unit, facts = (
         "ms / image",
         [
-            done.plan.plan,
+            str(done.request.plan),
             f"sampling {milliseconds(total - decoding)} + decoding {milliseconds(decoding)} ms",
-            evaluations(done.plan),
+            evaluations(done.request.plan),
         ],
     )
     if earlier is not None and earlier.machine:
@@ -162,7 +161,7 @@ def _badge(done: Done) -> str:
 
 def _unmeasured(done: Done) -> str:
     """Return why there is no badge, where that is not plain: the plan is the baseline itself."""
-    if done.speed_up is not None or done.kinds == SamplePlan.parse(BASELINE).kinds:
+    if done.speed_up is not None or done.request.plan.kinds == SamplePlan.parse(BASELINE).kinds:
         return ""
     text = f"{BASELINE} is no measure of this model, which was distilled to few of Euler's steps."
     return f'<p class="hint">{text}</p>'
@@ -196,7 +195,7 @@ def trajectory(previews: Sequence[Preview], pictures: Sequence[Sequence[str]], i
             f'<span class="bend"><i style="height: {100 * bend / highest:.0f}%"></i></span>'
             f'<span class="kind">{preview.kind} · {number}</span></li>'
         )
-    caption = escape(previews[0].captions[index])
+    caption = escape(previews[0].request.captions[index])
     return _trajectory(f"Trajectory of {caption}", f"<ol tabindex=0>{''.join(steps)}</ol>")
 
 
@@ -217,16 +216,16 @@ def _trajectory(title: str, strip: str) -> str:
 def record(done: Done) -> dict[str, Any]:
     """Return what a program wants to know of a result, and the query that restores it."""
     return {
-        **asdict(done.settings),
+        **done.request.to_json(),
         "ms_per_image": done.timing.ms_per_image,
         "decode_ms_per_image": done.timing.decode_ms_per_image,
         "block_ms": done.timing.block_ms,
-        "predictor_evaluations": done.plan.predictor_evaluations,
-        "refiner_evaluations": done.plan.refiner_evaluations,
+        "predictor_evaluations": done.request.plan.predictor_evaluations,
+        "refiner_evaluations": done.request.plan.refiner_evaluations,
         "heun_ms_per_image": done.heun_ms_per_image,
         "speed_up": done.speed_up,
         "warnings": list(done.warnings),
-        "query": done.settings.to_query(),
+        "query": to_query(done.request),
         "versions": dict(done.versions),
     }
 
@@ -251,18 +250,18 @@ def _chart(numbered: Sequence[tuple[int, Run]]) -> str:
     longest = max(run.ms_per_image for _, run in numbered)
     step = _round_step(longest / 3)
     highest = step * math.ceil(longest / step)
-    plans: dict[str, list[tuple[int, Run]]] = {}
+    plans: dict[SamplePlan, list[tuple[int, Run]]] = {}
     for index, run in numbered:
-        plans.setdefault(run.settings.plan, []).append((index, run))
+        plans.setdefault(run.request.plan, []).append((index, run))
     rows = []
-    for plan, its in plans.items():
+    for plan, item in plans.items():
         dots = "".join(
             f'<button type="button" data-index="{index}" title="{_in_words(run)}" '
             f'aria-label="{_in_words(run)}" style="left: {100 * run.ms_per_image / highest:.1f}%">'
             "</button>"
-            for index, run in its
+            for index, run in item
         )
-        rows.append(f"{named(plan)}<div>{dots}</div>")
+        rows.append(f"{name_plan(plan)}<div>{dots}</div>")
     ticks = "".join(f"<span>{k * step:g}</span>" for k in range(round(highest / step)))
     return (
         '<div class="chart" role="group" aria-label="Milliseconds an image by plan">'
@@ -278,39 +277,38 @@ def _round_step(least: float) -> float:
 
 
 def _history(index: int, run: Run) -> str:
-    settings = run.settings
-    count = len(settings.things) * settings.num_images
+    request = run.request
+    things = escape(", ".join(request.subject.things))
     return (
         f'<li><button type="button" data-index="{index}"><img src="{run.thumbnail}" alt="">'
-        f"{named(settings.plan)}<span>{milliseconds(run.ms_per_image)} ms</span>"
-        f'<span class="of">{escape(", ".join(settings.things))}</span>'
-        f'<span class="of">{count} × seed {settings.seed}</span></button></li>'
+        f"{name_plan(request.plan)}<span>{milliseconds(run.ms_per_image)} ms</span>"
+        f'<span class="of">{things}</span>'
+        f'<span class="of">{len(request.captions)} × seed {request.seed}</span></button></li>'
     )
 
 
 def _in_words(run: Run) -> str:
-    names = ", ".join(run.settings.things)
+    request, names = run.request, ", ".join(run.request.subject.things)
     return escape(
-        f"{run.settings.plan}, {milliseconds(run.ms_per_image)} ms an image: {names}, "
-        f"seed {run.settings.seed}",
+        f"{request.plan}, {milliseconds(run.ms_per_image)} ms an image: {names}, "
+        f"seed {request.seed}",
         quote=True,
     )
 
 
-def plan_cost(summary: PlanSummary) -> str:
+def plan_cost(plan: SamplePlan) -> str:
     """Return the line under the sliders: the plan, its evaluations, and what it does in words."""
-    blocks = "1 block" if summary.num_blocks == 1 else f"{summary.num_blocks} blocks"
-    text = f"{blocks}, {evaluations(summary)}"
-    words = in_words(SamplePlan.parse(summary.plan))
+    blocks = "1 block" if len(plan) == 1 else f"{len(plan)} blocks"
+    text = f"{blocks}, {evaluations(plan)}"
     return (
-        f'<p class="cost"><code>{escape(summary.plan)}</code> {escape(text)}'
-        f'<span class="in-words">{words}</span></p>'
+        f'<p class="cost"><code>{plan}</code> {escape(text)}'
+        f'<span class="in-words">{in_words(plan)}</span></p>'
     )
 
 
-def evaluations(summary: PlanSummary) -> str:
+def evaluations(plan: SamplePlan) -> str:
     """Return the evaluations of a plan in words."""
-    kinds = ((summary.predictor_evaluations, "predictor"), (summary.refiner_evaluations, "refiner"))
+    kinds = ((plan.predictor_evaluations, "predictor"), (plan.refiner_evaluations, "refiner"))
     return " + ".join(f"{n} {kind}" for n, kind in kinds if n) + " evaluations"
 
 
@@ -321,9 +319,8 @@ def milliseconds(value: float) -> str:
 
 def _blocks(done: Done) -> str:
     """Return a bar of one piece a block, and one for decoding, as long as it took."""
-    parts = [
-        (kind, KINDS[kind], ms) for kind, ms in zip(done.kinds, done.timing.block_ms, strict=True)
-    ]
+    timed = zip(done.request.plan.kinds, done.timing.block_ms, strict=True)
+    parts = [(kind, KINDS[kind], ms) for kind, ms in timed]
     parts.append(("D", "decoding", done.timing.decode_ms))
     pieces = "".join(
         f'<i class="{kind}" style="flex-grow: {ms:.3f}" title="{name}: {milliseconds(ms)} ms"></i>'

@@ -49,7 +49,7 @@ class _Load:
 
 
 @dataclass
-class _Task:
+class _Stream:
     work: Callable[[], Iterator[Any]]
     cancelled: Event
     events: SimpleQueue = field(default_factory=SimpleQueue)
@@ -139,7 +139,7 @@ class Accelerator:
         nothing more is yielded. What the work raises is raised here; ValueError, where the
         accelerator was closed.
         """
-        task = _Task(work, Event() if stop is None else stop)
+        task = _Stream(work, Event() if stop is None else stop)
         self._put(task)
         try:
             while True:
@@ -165,7 +165,7 @@ class Accelerator:
         """End what runs where it next yields, and refuse it, what waits, and what comes later."""
         with self._lock:
             self.is_closed = True
-            if isinstance(self._running, _Task):
+            if isinstance(self._running, _Stream):
                 self._running.cancel()
             with suppress(Empty):
                 while (work := self._tasks.get_nowait()) is not None:

@@ -11,18 +11,18 @@ from typing import Self
 
 from PIL import Image
 
-from demo.service.events import Advanced, Comparison, Done, PlanSummary, Preview, Side
-from demo.service.slider_plans import SliderPlans
+from demo.service.events import Advanced, Comparison, Done, Preview, Side
+from demo.service.plan_menu import solver_of
 from flowturbo_core.devices import VERSIONS, resolve_device, resolve_dtype, timed
 from flowturbo_core.memory import fail_beyond_memory, in_memory
-from flowturbo_core.metadata import AnySettings, Settings, TextSettings
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.path import curvature
-from flowturbo_core.pipelines.base import FlowPipeline, Progress
+from flowturbo_core.pipelines.base import FlowPipeline
+from flowturbo_core.pipelines.bench import Progress
 from flowturbo_core.pipelines.loading import load_pipeline
 from flowturbo_core.plan import BASELINE, SamplePlan
 from flowturbo_core.rates import Rates
-from flowturbo_core.requests import Request, TextToImageRequest
+from flowturbo_core.requests import Request
 from flowturbo_core.timing import Timing
 
 _WARM_UP_IMAGES = 4  # as many as the page opens with
@@ -34,13 +34,12 @@ class Engine:
 
     Args:
         pipeline: of classes or of texts.
-        name: what the page calls the model.
 
     `rates` are what its parts take here; None before it was warmed up.
     """
 
-    def __init__(self, pipeline: FlowPipeline, name: str):
-        self.pipeline, self.name = pipeline, name
+    def __init__(self, pipeline: FlowPipeline):
+        self.pipeline = pipeline
         self.rates: Rates | None = None
 
     @classmethod
@@ -61,7 +60,7 @@ class Engine:
             fail_beyond_memory()
         with in_memory(f"{description.name} does not fit into the memory of {target}"):
             pipeline = load_pipeline(description.folder, target, number_format)
-            engine = cls(pipeline, description.name)
+            engine = cls(pipeline)
             if is_warmed:
                 engine.warm_up()
         return engine
@@ -88,11 +87,10 @@ class Engine:
     def generate(self, request: Request) -> Iterator[Preview | Done]:
         """Yield a Preview after every block, then Done."""
         pipeline, plan = self.pipeline, request.plan
-        settings, captions = self._settings(request), self._captions(request)
         warnings = tuple(pipeline.warnings(request))
         block_ms, preview_ms, before = [], 0.0, None
         decode_ms = present_ms = 0.0
-        with self._enough_memory(captions):
+        with self._enough_memory(request):
             job, encode_ms = timed(partial(pipeline.job, request), pipeline.device)
             for progress in pipeline.run(job, plan):
                 block_ms.append(progress.block_ms)
@@ -100,58 +98,30 @@ class Engine:
                 before = progress
                 preview_ms += decode_ms + present_ms
                 pictures, decode_ms, present_ms = pipeline.show(job, progress.prediction())
-                yield Preview(
-                    tuple(pictures),
-                    captions,
-                    progress.block,
-                    progress.num_blocks,
-                    progress.kind,
-                    bend,
-                    settings,
-                )
+                yield Preview(tuple(pictures), request, progress.block, progress.kind, bend)
         # At the end the state is what it points at: the last preview is the result, and its
         # decoding the only one that counts.
         timing = Timing(
-            len(captions), tuple(block_ms), decode_ms, encode_ms, present_ms, preview_ms
+            len(pictures), tuple(block_ms), decode_ms, encode_ms, present_ms, preview_ms
         )
-        yield Done(
-            tuple(pictures),
-            captions,
-            timing,
-            PlanSummary.of(plan),
-            plan.kinds,
-            settings,
-            self._heun_ms_per_image(plan, timing),
-            VERSIONS,
-            warnings,
-        )
+        heun_ms = self._heun_ms_per_image(plan, timing)
+        yield Done(tuple(pictures), request, timing, heun_ms, VERSIONS, warnings)
 
     def _heun_ms_per_image(self, plan: SamplePlan, timing: Timing) -> float | None:
         # Eight Heun blocks measure nothing of a model that was distilled to few of Euler's steps.
-        if SliderPlans.of_model(self.pipeline.default_plan).solver == "E":
+        if solver_of(self.pipeline.default_plan) == "E":
             return None
         return heun_ms_per_image(plan, timing)
 
-    def cut_warnings(self, prompt: str, negative_prompt: str) -> list[str]:
-        """Return what of texts is longer than the tokenizer's window. Raises as a request."""
-        return self.pipeline.cut_warnings(self.pipeline.request(prompt, negative_prompt))
+    def cut_warnings(self, request: Request) -> list[str]:
+        """Return what of a request's texts is longer than the tokenizer's window."""
+        return self.pipeline.cut_warnings(request)
 
-    def _settings(self, request: Request) -> AnySettings:
-        if isinstance(request, TextToImageRequest):
-            return TextSettings.of(self.name, request)
-        return Settings.of(self.name, request, self.pipeline.class_names)
-
-    def _enough_memory(self, captions: Sequence[str]) -> AbstractContextManager[None]:
-        of = f"not fit into the memory of {self.device}: ask for"
-        if len(captions) == 1:
+    def _enough_memory(self, request: Request) -> AbstractContextManager[None]:
+        of, count = f"not fit into the memory of {self.device}: ask for", len(request.captions)
+        if count == 1:
             return in_memory(f"this image does {of} a smaller one")
-        return in_memory(f"{len(captions)} images at once do {of} fewer, or smaller ones")
-
-    def _captions(self, request: Request) -> tuple[str, ...]:
-        """Return what each image is of."""
-        if isinstance(request, TextToImageRequest):
-            return request.texts
-        return tuple(self.pipeline.class_names[label] for label in request.labels)
+        return in_memory(f"{count} images at once do {of} fewer, or smaller ones")
 
     def compare(self, requests: Sequence[Request]) -> Iterator[Advanced | Comparison]:
         """Run two requests that differ in their plans alone, in turn: A B, B A, A B, B A.
@@ -161,26 +131,22 @@ class Engine:
         """
         pipeline, plans = self.pipeline, [request.plan for request in requests]
         job = pipeline.job(requests[0])
-        captions = self._captions(requests[0])
         warnings = tuple(pipeline.warnings(requests[0]))
-        sides = [
-            Side(PlanSummary.of(request.plan), request.plan.kinds, self._settings(request))
-            for request in requests
-        ]
+        sides = [Side(request) for request in requests]
         turns = [(k, index) for k in range(_ROUNDS) for index in ((0, 1) if k % 2 == 0 else (1, 0))]
-        with self._enough_memory(captions):
+        with self._enough_memory(requests[0]):
             for k, index in turns:
                 block_ms = []
                 for progress in pipeline.run(job, plans[index]):
                     block_ms.append(progress.block_ms)
-                    plan, num_blocks = sides[index].plan.plan, progress.num_blocks
+                    plan, num_blocks = str(plans[index]), progress.num_blocks
                     yield Advanced(plan, progress.block, num_blocks, k + 1, _ROUNDS)
                 pictures, decode_ms, present_ms = pipeline.show(job, progress.state.x)
-                timing = Timing(len(captions), tuple(block_ms), decode_ms, present_ms=present_ms)
+                timing = Timing(len(pictures), tuple(block_ms), decode_ms, present_ms=present_ms)
                 sides[index] = _with_run(sides[index], pictures, timing)
                 shown = tuple(side for side in sides if side.timings)
                 if k == 0 or len(sides[0].timings) == len(sides[1].timings):
-                    yield Comparison(shown, captions, _ROUNDS, VERSIONS, self.rates, warnings)
+                    yield Comparison(shown, _ROUNDS, VERSIONS, self.rates, warnings)
 
 
 def _with_run(side: Side, pictures: Sequence[Image.Image], timing: Timing) -> Side:

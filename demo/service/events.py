@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 from PIL import Image
 
-from flowturbo_core.metadata import AnySettings
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
+from flowturbo_core.requests import Request
 
 THUMBNAIL = 72  # pixels a side
 
@@ -19,41 +19,22 @@ if TYPE_CHECKING:  # it imports torch, which the page must not wait for
 
 
 @dataclass(frozen=True)
-class PlanSummary:
-    """A plan as text, such as H1P5R3, and what it costs for one image."""
-
-    plan: str
-    num_blocks: int
-    predictor_evaluations: int
-    refiner_evaluations: int
-
-    @classmethod
-    def of(cls, plan: SamplePlan) -> Self:
-        """Summarise `plan`."""
-        return cls(str(plan), len(plan), plan.predictor_evaluations, plan.refiner_evaluations)
-
-
-@dataclass(frozen=True)
 class Preview:
     """A block is done: the pictures that sampling points at now.
 
     Args:
         pictures: one an image, in order.
-        captions: what each is of: its class or its text.
+        request: what makes these images.
         block: how many blocks are done, from 1.
-        num_blocks: how many the plan has.
-        kind: the kind of this block: H, P or R.
+        kind: the kind of this block: E, H, P or R.
         curvature: of each image's path over this block; None for the first block.
-        settings: what makes these images again.
     """
 
     pictures: tuple[Image.Image, ...]
-    captions: tuple[str, ...]
+    request: Request
     block: int
-    num_blocks: int
     kind: str
     curvature: tuple[float, ...] | None
-    settings: AnySettings
 
     def as_thumbnails(self) -> Self:
         """Return it with pictures that are as small as a page shows previews in a row."""
@@ -69,11 +50,8 @@ class Done:
 
     Args:
         pictures: one an image, in order.
-        captions: what each is of: its class or its text.
+        request: what makes these images.
         timing: sampling and decoding, previews not counted.
-        plan: the plan and its evaluations.
-        kinds: the kind of each block: H, P or R.
-        settings: what makes these images again.
         heun_ms_per_image: what H8 would have taken in this run; None if the plan is H8, or
             the model one that H8 is no measure of.
         versions: of what made them.
@@ -81,11 +59,8 @@ class Done:
     """
 
     pictures: tuple[Image.Image, ...]
-    captions: tuple[str, ...]
+    request: Request
     timing: "Timing"
-    plan: PlanSummary
-    kinds: str
-    settings: AnySettings
     heun_ms_per_image: float | None
     versions: Mapping[str, str]
     warnings: tuple[str, ...] = ()
@@ -145,18 +120,19 @@ class Side:
     """One of the two plans of a comparison, as far as it was run.
 
     Args:
-        plan: the plan and its evaluations.
-        kinds: the kind of each block: E, H, P or R.
-        settings: what makes its images again.
+        request: what makes its images, with its plan.
         pictures: those of the first run, one an image.
         timings: of each run, in order.
     """
 
-    plan: PlanSummary
-    kinds: str
-    settings: AnySettings
+    request: Request
     pictures: tuple[Image.Image, ...] = ()
     timings: tuple["Timing", ...] = ()
+
+    @property
+    def plan(self) -> SamplePlan:
+        """The plan."""
+        return self.request.plan
 
     @property
     def each_ms_per_image(self) -> tuple[float, ...]:
@@ -175,7 +151,6 @@ class Comparison(Awaited):
 
     Args:
         sides: the plans that have pictures: the first alone, at the very beginning, then both.
-        captions: what each picture is of: its class or its text.
         num_rounds: how often each plan is to be run.
         versions: of what made them.
         warm: what the model's parts took when it was loaded, if that is known.
@@ -183,11 +158,15 @@ class Comparison(Awaited):
     """
 
     sides: tuple[Side, ...]
-    captions: tuple[str, ...]
     num_rounds: int
     versions: Mapping[str, str]
     warm: Rates | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """What each picture is of: its class or its text."""
+        return self.sides[0].request.captions
 
     @property
     def rounds(self) -> int:
@@ -209,7 +188,7 @@ class Comparison(Awaited):
     def rates(self) -> Rates:
         """Return what an evaluation and decoding took in these runs."""
         return Rates.of(
-            (side.plan, side.kinds, timing) for side in self.sides for timing in side.timings
+            (side.plan, side.plan.kinds, timing) for side in self.sides for timing in side.timings
         )
 
     def rates_of_all(self) -> Rates:

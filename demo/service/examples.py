@@ -1,27 +1,20 @@
 """What the page opens with: pictures of the bundled models at their defaults, made before.
 
-`python -m demo.service.examples` makes them again. A page shows those of a bundled model alone, and
-says where and when they were made: opening it costs nobody a run.
+`python -m demo.service.make_examples` makes them again. A page shows those of a bundled model
+alone, and says where and when they were made: opening it costs nobody a run.
 """
 
 import json
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from demo.service.class_service import ClassService
-from demo.service.events import THUMBNAIL, Done, Kept, PlanSummary, Preview
-from demo.service.service import Service
-from demo.service.text_service import TextService
-from flowturbo_core.metadata import AnySettings, Settings, TextSettings
-from flowturbo_core.models.catalog import CLASSES, MODELS_FOLDER, ModelDescription
-from flowturbo_core.models.front import weights_hash
-from flowturbo_core.plan import SamplePlan
+from demo.service.events import THUMBNAIL, Done, Kept, Preview
+from flowturbo_core.metadata import VERSION, file_name, png_info, read_text
+from flowturbo_core.models.catalog import MODELS_FOLDER, ModelDescription
+from flowturbo_core.requests import Request
 from flowturbo_core.timing import Timing
 
 FOLDER = MODELS_FOLDER.parent / "examples"
@@ -29,33 +22,32 @@ _RECORD, _PREVIEWS = "example.json", "previews.webp"
 
 
 def of(model: ModelDescription) -> Kept | None:
-    """Return what the page opens with of a model; None of one that does not ship."""
-    is_bundled = model.folder == MODELS_FOLDER / model.name
-    return read(FOLDER / model.name) if is_bundled and (FOLDER / model.name).exists() else None
+    """Return what the page opens with; None for a model that does not ship."""
+    folder = FOLDER / model.name
+    is_kept = model.folder == MODELS_FOLDER / model.name and folder.exists()
+    return read(folder, model) if is_kept else None
 
 
 @cache
-def read(folder: Path) -> Kept:
+def read(folder: Path, model: ModelDescription) -> Kept:
     """Read what `write` wrote. The pictures are small, and read once."""
     record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    settings = _settings(record["settings"])
-    plan = SamplePlan.parse(settings.plan)
-    captions = tuple(record["captions"])
-    rows = _rows(folder / _PREVIEWS, len(captions), len(plan))
+    said = {"version": VERSION, **record["settings"]}
+    written = read_text(json.dumps(said))
+    request = Request.read(model, written.values, written.task)
+    plan, count = request.plan, len(request.captions)
+    rows = _rows(folder / _PREVIEWS, count, len(plan))
     previews = tuple(
-        Preview(row, captions, k + 1, len(plan), kind, _tuple(bends), settings)
+        Preview(row, request, k + 1, kind, _tuple(bends))
         for k, (row, kind, bends) in enumerate(
             zip(rows, plan.kinds, record["curvature"], strict=True)
         )
     )
     files = sorted(folder.glob("*.png"))
     done = Done(
-        tuple(_loaded(file) for file in files),
-        captions,
-        Timing(len(captions), tuple(record["block_ms"]), record["decode_ms"]),
-        PlanSummary.of(plan),
-        plan.kinds,
-        settings,
+        tuple(_load(file) for file in files),
+        request,
+        Timing(count, tuple(record["block_ms"]), record["decode_ms"]),
         record["heun_ms_per_image"],
         record["versions"],
     )
@@ -76,17 +68,16 @@ def write(folder: Path, previews: Sequence[Preview], done: Done, machine: str, m
     for old in folder.glob("*.png"):
         old.unlink()
     for k, picture in enumerate(done.pictures):
-        own = done.settings.of_picture(k)
-        name = f"{k}-{own.file_name}.png"
-        picture.save(folder / name, "PNG", optimize=True, pnginfo=own.png_info(done.versions))
-    sheet = Image.new("RGB", (THUMBNAIL * len(done.captions), THUMBNAIL * len(previews)))
+        own = done.request.of_picture(k)
+        info = png_info(own, done.versions)
+        picture.save(folder / f"{k}-{file_name(own)}.png", "PNG", optimize=True, pnginfo=info)
+    sheet = Image.new("RGB", (THUMBNAIL * len(done.pictures), THUMBNAIL * len(previews)))
     for y, preview in enumerate(previews):
         for x, picture in enumerate(preview.as_thumbnails().pictures):
             sheet.paste(picture, (THUMBNAIL * x, THUMBNAIL * y))
     sheet.save(folder / _PREVIEWS, "WEBP", quality=88, method=6)
     record = {
-        "settings": asdict(done.settings),
-        "captions": done.captions,
+        "settings": done.request.to_json(),
         "machine": machine,
         "weights": model,
         "block_ms": [round(ms, 2) for ms in done.timing.block_ms],
@@ -99,41 +90,9 @@ def write(folder: Path, previews: Sequence[Preview], done: Done, machine: str, m
     (folder / _RECORD).write_text(text, encoding="utf-8")
 
 
-def make(service: Service) -> None:
-    """Run the service's model at what its page opens with, and write what comes of it."""
-    from flowturbo_core.devices import describe_device
-
-    engine = service.wait()
-    previews: list[Preview] = []
-    with closing(_asked(service)) as events:
-        for event in events:
-            if isinstance(event, Preview):
-                previews.append(event)
-            if isinstance(event, Done):
-                machine = f"{describe_device(engine.pipeline.device)}, {engine.dtype}"
-                weights = weights_hash(service.model.folder)
-                write(FOLDER / service.name, previews, event, machine, weights)
-
-
-def _asked(service: Service) -> Any:
-    its, counts = service.default_settings, service.default_counts
-    if service.TASK == CLASSES:
-        asked = its.class_names, *counts, its.guidance_scale, its.num_images, its.seed, False
-        return service.generate_class_conditional(*asked)
-    texts = its.prompts[0], its.negative_prompt
-    sizes = its.height, its.width, its.num_images
-    asked = *texts, *counts, its.guidance_scale, *sizes, its.seed, False
-    return service.generate_text_to_image(*asked)
-
-
-def _settings(values: dict[str, Any]) -> AnySettings:
-    kind = next(its for its in (Settings, TextSettings) if its.THINGS in values)
-    return kind(**{**values, kind.THINGS: tuple(values[kind.THINGS])})
-
-
 def _rows(sheet: Path, columns: int, rows: int) -> list[tuple[Image.Image, ...]]:
     """Return the small pictures of a sheet, row by row."""
-    whole, side = _loaded(sheet), THUMBNAIL
+    whole, side = _load(sheet), THUMBNAIL
     return [
         tuple(
             whole.crop((side * x, side * y, side * (x + 1), side * (y + 1))) for x in range(columns)
@@ -142,15 +101,10 @@ def _rows(sheet: Path, columns: int, rows: int) -> list[tuple[Image.Image, ...]]
     ]
 
 
-def _loaded(file: Path) -> Image.Image:
+def _load(file: Path) -> Image.Image:
     with Image.open(file) as picture:
         return picture.convert("RGB")
 
 
 def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(values)
-
-
-if __name__ == "__main__":
-    for kind in (ClassService, TextService):
-        make(kind.load())

@@ -1,51 +1,58 @@
-"""The only door to flowturbo_core: what the model is, what can be asked of it, and how it fares.
+"""The only door to models: what each is, what can be asked of it, and how it fares.
 
-Tabs hand in raw values and read events; they see no tensor and no model. The model is loaded in
-the background: everything that a page is built from is read from its folder without torch.
+Tabs hand in raw values by name and read events; they see no tensor and no model. The model is
+loaded in the background: what a page is built from is read from its folder, without torch.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import closing
+from dataclasses import replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from demo.service import examples
 from demo.service.accelerator import Accelerator, closing_down
-from demo.service.budget import Budget
+from demo.service.budget import PlanBudget
 from demo.service.downloads import Download
-from demo.service.events import Advanced, Comparison, Done, Kept, PlanSummary, Preview, Stopped
+from demo.service.events import Advanced, Comparison, Done, Kept, Preview, Stopped
 from demo.service.loading import loader
-from demo.service.slider_plans import Counts, SliderPlans
-from demo.service.tickets import End, Wanted
-from flowturbo_core.checks import brief, real_number, whole_number
-from flowturbo_core.metadata import AnySettings
+from demo.service.plan_menu import PlanMenu
+from demo.service.tickets import End, Ticket, Wanted
+from flowturbo_core.checks import brief, real_number
+from flowturbo_core.fields import Flag, Kind, Whole
+from flowturbo_core.metadata import Written
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import FrontPlan
-from flowturbo_core.plan import BASELINE, SamplePlan, parse_distinct
+from flowturbo_core.plan import SamplePlan, parse_distinct
 from flowturbo_core.requests import (
-    MAX_GUIDANCE_SCALE,
     MAX_IMAGES,
     MAX_SEED,
+    Generate,
+    Prompts,
     Request,
+    Texts,
+    fields_of,
 )
 
 if TYPE_CHECKING:
     from demo.service.engine import Engine
 
 
-# What the page offers, and so what it and its API accept: lowest and highest value.
-GUIDANCE_SCALE = (0, MAX_GUIDANCE_SCALE)
-NUM_IMAGES = (1, 8)
-NUM_COMPARED = (1, 4)  # images of each class when two plans are run four times each
+# Where the page and its endpoints take less than the library. Several prompts at once would be more
+# images than were asked for.
+NARROWED: Mapping[str, Kind] = {"num_images": Whole(1, 8), "prompts": Prompts(1)}
+# Two plans are run four times each.
+NARROWED_TO_COMPARE: Mapping[str, Kind] = {**NARROWED, "num_images": Whole(1, 4)}
 
+# Results of examples: the last ones, and none of which the pictures take more than 12 MB.
+_MAX_KEPT, _MAX_KEPT_PIXELS = 16, 2**22
 _LOOK_AGAIN_S = 0.25
 
 
 class Service:
     """A model, and what can be asked of it.
-
-    Subclasses say in `THING` what there are pictures of, in `TASK` as a model's index does, and in
-    `BUNDLED` which model it is where none is named.
 
     Args:
         model: what its folder says of it.
@@ -55,10 +62,6 @@ class Service:
             first asked for, and all others at once.
     """
 
-    THING: ClassVar[str]
-    TASK: ClassVar[str]
-    BUNDLED: ClassVar[str]
-
     def __init__(
         self,
         model: ModelDescription,
@@ -67,29 +70,29 @@ class Service:
         download: Download | None = None,
     ):
         self.model, self.download = model, download
+        self.plans = PlanMenu(model)
         self._accelerator = Accelerator() if accelerator is None else accelerator
         self._load, self._lock = load, Lock()
         self._loading: Future[Engine] | None = None
         self._wanted = Wanted()
+        self._kept: dict[Request, Kept] = {}
         if download is None:
             self._begin()
 
     @classmethod
     def load(
         cls,
-        model: str | None = None,
+        model: str,
         device: str | None = None,
         dtype: str | None = None,
         accelerator: Accelerator | None = None,
     ) -> Self:
-        """Begin to load a model by name or folder; None takes the bundled one, the best device.
+        """Begin to load a model by name or folder; None takes the best device and number format.
 
         Raises ValueError, in one sentence, for a model that is not there; what goes wrong later,
         `wait` raises.
         """
-        description = ModelDescription.read(cls.BUNDLED if model is None else model)
-        if description.task != cls.TASK:
-            raise ValueError(f"{description.name} makes pictures of {description.task}")
+        description = ModelDescription.read(model)
         return cls(description, loader(description, device, dtype), accelerator)
 
     def _begin(self) -> "Future[Engine]":
@@ -146,6 +149,11 @@ class Service:
         return state
 
     @property
+    def name(self) -> str:
+        """What the page calls the model."""
+        return self.model.name
+
+    @property
     def front_plans(self) -> tuple[FrontPlan, ...]:
         """The plans worth their time that the sliders can make; none where they are not known."""
         try:
@@ -153,186 +161,182 @@ class Service:
         except ValueError:  # Compare says what is wrong with it
             return ()
         plans = () if front is None else front.plans
-        return tuple(its for its in plans if self.slider_plans.can_say(its.plan))
+        return tuple(item for item in plans if self.plans.can_say(SamplePlan.parse(item.plan)))
 
     @property
-    def budget(self) -> Budget | None:
+    def budget(self) -> PlanBudget | None:
         """What those plans take here; None where there are none, or nothing is loaded yet."""
         engine = self.engine
-        return None if engine is None else Budget.of(self.front_plans, engine.rates)
+        return None if engine is None else PlanBudget.of(self.front_plans, engine.rates)
 
-    def within(self, ms_per_image: object) -> Counts:
-        """Return the steps of the most exact plan that takes no longer, or of the cheapest.
+    def plan_within(self, ms_per_image: object) -> SamplePlan:
+        """Return the most exact plan that takes no longer, or the cheapest.
 
         Raises ValueError for no number, and where no such plan is known.
         """
         wanted, budget = real_number("milliseconds per image", ms_per_image, 0, 1e9), self.budget
         if budget is None:
             raise ValueError("which plans are worth their time is not known of this model yet")
-        return self.slider_plans.counts(budget.best_within(wanted))
+        return SamplePlan.parse(budget.best_within(wanted))
+
+    def read_plan(self, text: object) -> SamplePlan:
+        """Return the plan that a person wrote, of any form; ValueError says what is wrong."""
+        return fields_of(self.model.subject, Generate)["plan"].read(text, self.model)
 
     @property
-    def name(self) -> str:
-        """What the page calls the model."""
-        return self.model.name
+    def opening(self) -> Request:
+        """What the page opens with: the subject's own beginning, at the model's defaults."""
+        values = {"plan": self.plans.default, **self.model.subject.opening(self.model)}
+        return Request.read(self.model, values)
 
     @property
     def example(self) -> Kept | None:
         """What the model made before of what the page opens with; None where nothing is kept."""
-        from demo.service import examples  # it imports the services
-
         return examples.of(self.model)
 
-    @property
-    def has_refiner(self) -> bool:
-        """Whether the model can take refiner steps."""
-        return self.model.has_refiner
-
-    @property
-    def slider_plans(self) -> SliderPlans:
-        """The plans that the sliders can say."""
-        return SliderPlans.of_model(self.model.default_plan)
-
-    @property
-    def presets(self) -> list[str]:
-        """The model's own plan, and those of the papers that it can run."""
-        own, (first, *others) = self.model.default_plan, self.slider_plans.published
-        if own not in (first, *others) and self._says_own_plan:
-            others = [own, *others]
-        return [p for p in (first, *others) if self.has_refiner or "R" not in p]
-
-    @property
-    def default_counts(self) -> Counts:
-        """Steps of each kind of the plan the model's index names.
-
-        H8 where three sliders cannot express that plan.
-        """
-        plan = self.model.default_plan if self._says_own_plan else BASELINE
-        return self.slider_plans.counts(plan)
-
-    @property
-    def note(self) -> str:
-        """What a person should know of the model's default plan."""
-        note = f" This model's own plan is {self.model.default_plan}"
-        if self._says_own_plan:
-            return f"{note}."
-        return f"{note}, which three sliders cannot say; {BASELINE} stands in."
-
-    @property
-    def _says_own_plan(self) -> bool:
-        return self.slider_plans.can_say(self.model.default_plan)
-
-    @property
-    def default_plans(self) -> tuple[str, str]:
-        """The two plans that a comparison opens with: plain Heun, and the model's own.
-
-        Where its own is plain Heun, as many blocks of FlowTurbo's.
-        """
-        own = self.model.default_plan
-        if own != BASELINE:
-            return BASELINE, own
-        return BASELINE, "H2P4R2" if self.has_refiner else "H1P7"
-
-    def describe_plan(self, *counts: object) -> PlanSummary:
-        """Summarise the plan of unchecked numbers of steps; ValueError says what is wrong."""
-        return PlanSummary.of(self.slider_plans.plan(*counts))
-
-    def read_plan(self, text: object) -> PlanSummary:
-        """Summarise a plan of any form, written by a person; ValueError says what is wrong."""
-        plan = SamplePlan.parse(text)
-        plan.require_refiner(self.has_refiner)
-        return PlanSummary.of(plan)
-
-    def stop(self, visitor: str, ticket: int) -> None:
-        """End all that this visitor asked for up to `ticket`, within one block."""
-        self._wanted.end(visitor, ticket, stopped=True)
-
-    def overtake(self, visitor: str, ticket: int) -> None:
-        """End the same, as something newer is asked for: nobody is told that it was stopped."""
-        self._wanted.end(visitor, ticket, stopped=False)
-
-    def _request(
-        self, things: Any, plan: SamplePlan, guidance_scale: object, num_images: int, seed: object
-    ) -> Request:
-        """Return a request of unchecked values; `things` is what there are to be pictures of."""
-        raise NotImplementedError  # pragma: no cover
-
-    def _asked(
+    def request(
         self,
-        things: Any,
-        plan: SamplePlan,
-        guidance_scale: object,
-        num_images: object,
-        seed: object,
+        values: Mapping[str, object],
+        task: type = Generate,
+        narrowed: Mapping[str, Kind] = NARROWED,
     ) -> Request:
-        """Return the request of unchecked values; ValueError says what is wrong with one."""
-        count = whole_number("number of images", num_images, *NUM_IMAGES)
-        return self._checked(things, plan, guidance_scale, count, seed)
+        """Return the request of unchecked values by name; ValueError says what is wrong with one.
 
-    def _generate(
-        self, request: Request, visitor: str | None, ticket: int
+        Beside the fields of a request, `heun`, `pseudo` and `refiner` stand for a plan, and
+        `randomise` for a seed that is drawn.
+        """
+        fields = fields_of(self.model.subject, task)
+        # An empty box gives nothing.
+        asked = {
+            name: "" if value is None and name in fields and fields[name].kind.IS_WRITTEN else value
+            for name, value in values.items()
+        }
+        steps = {name: asked.pop(name) for name in self.plans.fields if name in asked}
+        if steps:
+            asked["plan"] = self.plans.plan(steps)
+        if Flag().read("randomise", asked.pop("randomise", False), self.model):
+            asked["seed"] = random.randint(0, MAX_SEED - MAX_IMAGES)
+        return Request.read(self.model, asked, task, narrowed)
+
+    def restore(self, written: Written, task: type = Generate) -> Request:
+        """Return the request that a picture or an address says; what it leaves out, as at opening.
+
+        Raises ValueError if this page cannot make it.
+        """
+        subject = self.model.subject
+        if written.subject not in (None, subject):
+            raise ValueError(
+                f"this {written.place} is of {written.subject.PLURAL}, not of {subject.PLURAL}"
+            )
+        if written.task is not task:
+            raise ValueError(
+                f"this {written.place} is of the task {written.task.NAME}, not of {task.NAME}"
+            )
+        if written.model not in (None, self.name):
+            raise ValueError(
+                f"these are settings of the model {brief(written.model)}; this page runs "
+                f"{self.name!r}"
+            )
+        things = written.values.get(subject.field().name)
+        if self.model.subject is Texts and not isinstance(things, str) and len(things or "1") > 1:
+            raise ValueError(f"this page takes one prompt at a time, not {len(things)}")
+        values = {**self.opening.values(), **written.values}
+        request = Request.read(self.model, values, task, NARROWED)
+        self.plans.check(request.plan)
+        return request
+
+    def control_values(self, request: Request) -> dict[str, Any]:
+        """Return a request as `request` takes it, for the controls of a page.
+
+        Raises ValueError for a plan that the sliders cannot say.
+        """
+        fields = fields_of(self.model.subject, type(request.task))
+        values = {
+            name: NARROWED.get(name, fields[name].kind).to_json(value)
+            for name, value in request.values().items()
+        }
+        del values["plan"]
+        return {**values, **self.plans.check(request.plan), "randomise": False}
+
+    def stop(self, ticket: Ticket) -> None:
+        """End all that its visitor asked for up to this ticket, within one block."""
+        self._wanted.end(ticket, stopped=True)
+
+    def overtake(self, ticket: Ticket) -> None:
+        """End the same, as something newer is asked for: nobody is told that it was stopped."""
+        self._wanted.end(ticket, stopped=False)
+
+    def run(
+        self, request: Request, ticket: Ticket | None = None
     ) -> Iterator[Preview | Done | Stopped | None]:
         """Yield None while the model is being loaded, a Preview a block, then Done.
 
-        Closing the iterator stops the work within one block. So do `stop` and `overtake` by the
-        same `visitor` with this `ticket` or a later one, even before this was called: what they
-        ended is not begun. Raises ValueError if memory runs out, FloatingPointError if the
-        arithmetic overflows.
+        Closing the iterator stops the work within one block. So do `stop` and `overtake` with this
+        ticket or a later one of its visitor, even before this was called: what they ended is not
+        begun. Raises ValueError if memory runs out, FloatingPointError if the arithmetic overflows.
         """
-        self._require_weights()
-        end = self._wanted.begin(visitor, ticket)
-        return self._until_ended(lambda engine: engine.generate(request), end)
+        return self._events(lambda engine: engine.generate(request), ticket)
 
-    def _compare(
-        self,
-        things: Any,
-        plans: Sequence[object],
-        guidance_scale: object,
-        num_images: object,
-        seed: object,
-        visitor: str | None,
-        ticket: int,
+    def run_example(
+        self, request: Request, ticket: Ticket | None = None
+    ) -> Iterator[Preview | Done | Kept | Stopped | None]:
+        """Yield what `run` does; of what anybody had made so before, at once what is kept of it."""
+        kept = self._kept.get(request)
+        if kept is not None:
+            return self._give(kept, ticket)
+        return self._keep(request, self.run(request, ticket))
+
+    def compare(
+        self, request: Request, plans: Sequence[object], ticket: Ticket | None = None
     ) -> Iterator[Advanced | Comparison | Stopped | None]:
-        """Run two plans in turn from the same noise; the last Comparison is done.
+        """Run a request by two plans in turn, from the same noise; the last Comparison is done.
 
-        Ends, and refuses, as `_generate` does; two plans that are one are refused as well.
+        Ends, and refuses, as `run` does; two plans that are one are refused as well.
         """
-        count = whole_number("number of images", num_images, *NUM_COMPARED)
-        requests = [
-            self._checked(things, plan, guidance_scale, count, seed)
-            for plan in parse_distinct(plans)
-        ]
-        self._require_weights()
-        end = self._wanted.begin(visitor, ticket)
-        return self._until_ended(lambda engine: engine.compare(requests), end)
+        read = [self.read_plan(plan) for plan in parse_distinct(plans)]
+        requests = [replace(request, plan=plan) for plan in read]
+        return self._events(lambda engine: engine.compare(requests), ticket)
 
-    def _require_weights(self) -> None:
+    def cut_warnings(self, **texts: str) -> list[str]:
+        """Return why texts are refused, or which part of them is not read.
+
+        Only the loaded tokenizer knows that part. An empty prompt is not refused here: nobody has
+        pressed Generate yet.
+        """
+        if not texts["prompts"].strip():
+            return []
+        try:
+            request, engine = self.request(texts), self.engine
+            return [] if engine is None else engine.cut_warnings(request)
+        except ValueError as error:
+            return [str(error)]
+
+    def _give(self, kept: Kept, ticket: Ticket | None) -> Iterator[Kept | Stopped]:
+        end = self._wanted.begin(ticket)
+        if end.stopped:
+            yield Stopped()
+        elif not end.event.is_set():
+            yield kept
+
+    def _keep(self, request: Request, events: Iterator[Any]) -> Iterator[Any]:
+        """Yield the events, and keep what they come to, unless it is large."""
+        previews = []
+        with closing(events):
+            for event in events:
+                if isinstance(event, Preview):
+                    previews.append(event.as_thumbnails())
+                if isinstance(event, Done) and _pixels(event) <= _MAX_KEPT_PIXELS:
+                    self._kept[request] = Kept(tuple(previews), event)
+                    while len(self._kept) > _MAX_KEPT:
+                        self._kept.pop(next(iter(self._kept)), None)
+                yield event
+
+    def _events(
+        self, work: Callable[["Engine"], Iterator[Any]], ticket: Ticket | None
+    ) -> Iterator[Any]:
         if not self.is_here:
             raise ValueError(f"the weights of {self.name} are not here yet: download them first")
-
-    def _restored(self, things: Any, settings: AnySettings) -> tuple[Request, Counts]:
-        """Return the request of settings, and their steps of each kind.
-
-        Raises ValueError if this page cannot make the pictures of these settings.
-        """
-        if settings.model != self.name:
-            raise ValueError(
-                f"these are settings of the model {brief(settings.model)}; this page runs "
-                f"{self.name!r}"
-            )
-        plans = self.slider_plans
-        counts = plans.counts(settings.plan)
-        if counts is None:
-            raise ValueError(f"plan {brief(settings.plan)} is none of {plans.solver}..P..R..")
-        scale, number, seed = settings.guidance_scale, settings.num_images, settings.seed
-        return self._asked(things, plans.plan(*counts), scale, number, seed), counts
-
-    def _checked(
-        self, things: Any, plan: SamplePlan, guidance_scale: object, num_images: int, seed: object
-    ) -> Request:
-        plan.require_refiner(self.has_refiner)
-        guidance_scale = real_number("guidance scale", guidance_scale, *GUIDANCE_SCALE)
-        return self._request(things, plan, guidance_scale, num_images, seed)
+        return self._until_ended(work, self._wanted.begin(ticket))
 
     def _until_ended(self, work: Callable[["Engine"], Iterator[Any]], end: End) -> Iterator[Any]:
         loading = self._begin()
@@ -348,8 +352,5 @@ class Service:
             yield Stopped()
 
 
-def drawn_seed(seed: object, randomise: object) -> object:
-    """Return the seed, unchecked, or one that is drawn."""
-    if not isinstance(randomise, bool):
-        raise ValueError(f"randomise must be true or false, not {brief(randomise)}")
-    return random.randint(0, MAX_SEED - MAX_IMAGES) if randomise else seed
+def _pixels(done: Done) -> int:
+    return sum(picture.width * picture.height for picture in done.pictures)

@@ -103,16 +103,16 @@ def sweep(keeping: Keeping, keep: Collection[str] = (), now: float | None = None
     """
     now = time.time() if now is None else now
     troubles: Counter[str] = Counter()
-    files = sorted(its for its in _files(folder(), troubles) if its.path not in keep)
-    total = sum(its.num_bytes for its in files)
+    files = sorted(item for item in _files(folder(), troubles) if item.path not in keep)
+    total = sum(item.num_bytes for item in files)
     removed, num_young = 0, 0
-    for its in files:
-        age = now - its.modified
+    for item in files:
+        age = now - item.modified
         most = keeping.megabytes * _MB * (1 if age > GRACE_S else _MOST)
-        if not (age > _seconds(its, keeping) or total > most):
+        if not (age > _seconds(item, keeping) or total > most):
             continue
-        if _remove(its, troubles):
-            total -= its.num_bytes
+        if _remove(item, troubles):
+            total -= item.num_bytes
             removed, num_young = removed + 1, num_young + (age <= GRACE_S)
     _remove_empty(folder(), now, troubles)
     return Swept(removed, num_young, len(files) - removed, total, dict(troubles))

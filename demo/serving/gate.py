@@ -105,7 +105,7 @@ class Gate:
         headers = MutableHeaders(scope=scope)
         if "," in headers.get("range", ""):  # Gradio reads one part; all of it is an answer, too
             del headers["range"]
-        await self._served(scope, receive, send)
+        await self._serve(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
@@ -128,10 +128,10 @@ class Gate:
             return _answer(403, f"pages of {brief(origin)} may not send anything to this machine")
         return None
 
-    async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         start: Message = {}
 
-        async def watched(message: Message) -> None:
+        async def watch(message: Message) -> None:
             if message["type"].endswith(".start"):
                 start.update(message)
                 if message["status"] == 500 and REFUSED in scope:
@@ -139,13 +139,13 @@ class Gate:
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, watch)
         except ClientDisconnect:
             return
         except Exception as error:
             _log.error("%s: %s", scope["path"][:_MAX_WORDS], in_one_line(error))
             if not start:
-                status, sentence = _explained(scope, error)
+                status, sentence = _explain(scope, error)
                 await _answer(status, sentence)(scope, receive, send)
             elif Headers(raw=start["headers"]).get("content-type", "").startswith("text/event-st"):
                 await send({"type": "http.response.body", "body": b""})  # it has said so itself
@@ -158,7 +158,7 @@ async def refuse_body(request: Request, error: RequestValidationError) -> JSONRe
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][:4])[:_MAX_WORDS]
     sentence = f"this request could not be understood: {where}: {first['msg'].lower()}"
-    if (name := _called(request.scope)) is not None:
+    if (name := _name_endpoint(request.scope)) is not None:
         sentence += (
             f'; send {{"data": [...]}} to /gradio_api/call/{name[:_MAX_WORDS]}, or values by name '
             f"to /gradio_api/call/v2/{name[:_MAX_WORDS]}"
@@ -174,11 +174,11 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}{where}: {words}"
 
 
-def _explained(scope: Scope, error: Exception) -> tuple[int, str]:
+def _explain(scope: Scope, error: Exception) -> tuple[int, str]:
     """Return with which status and sentence a request is answered that could not be served."""
     if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
         return 500, "the server could not do this now; its log has the reason"
-    name = _called(scope)
+    name = _name_endpoint(scope)
     endpoints = {} if name is None else _endpoints(scope["app"].get_blocks())
     if name is not None and name != "predict" and name not in endpoints:
         return 404, f"there is no endpoint {brief(name)}; there are {', '.join(endpoints)}"
@@ -191,13 +191,13 @@ def _explained(scope: Scope, error: Exception) -> tuple[int, str]:
 def _endpoints(blocks: Any) -> dict[str, list[str]]:
     """Return the names of what each endpoint takes, by the endpoint's own."""
     return {
-        fn.api_name: [its.label for its in fn.inputs]
+        fn.api_name: [item.label for item in fn.inputs]
         for fn in blocks.fns.values()
         if fn.api_visibility == "public"
     }
 
 
-def _called(scope: Scope) -> str | None:
+def _name_endpoint(scope: Scope) -> str | None:
     found = _CALL.search(scope["path"])
     return None if found is None else found.group(1)
 

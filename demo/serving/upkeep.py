@@ -90,7 +90,7 @@ async def _keep_tidy(app: App, keeping: Keeping) -> None:
 def _sweep(page: gr.Blocks, keeping: Keeping) -> float:
     """Sweep; return what it took of a processor, in seconds."""
     began = time.thread_time()
-    shown = set().union(*(getattr(its, "keep_in_cache", ()) for its in page.blocks.values()))
+    shown = set().union(*(getattr(item, "keep_in_cache", ()) for item in page.blocks.values()))
     cache.report(cache.sweep(keeping, shown), keeping)
     for files in page.temp_file_sets:  # for Gradio's own cleaning, which this replaces
         files.clear()

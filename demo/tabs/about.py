@@ -1,5 +1,7 @@
 """The tab that says what this is, who found it, and what one may do with it."""
 
+from collections.abc import Callable, Sequence
+
 import gradio as gr
 
 from demo.service.service import Service
@@ -30,7 +32,9 @@ own. The pictures are made by a program: do with them what you like.
 """
 
 
-def build(*services: Service) -> None:
+def build(
+    tab: str, services: Sequence[Service], page: gr.Blocks, takes: Callable[[str], bool]
+) -> None:
     """Add the text, and the cards of the models that run."""
     with gr.Column(elem_classes="about"):
         gr.Markdown(_ABOUT)

@@ -1,6 +1,6 @@
 """The tab that runs two plans from the same noise, side by side."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,23 +10,44 @@ import gradio as gr
 from pandas import DataFrame
 
 from demo import api
-from demo.parts import controls, panes
-from demo.parts.controls import HELPER, sentence
+from demo.parts import models
+from demo.parts.plan import add_plan_text
+from demo.parts.run import (
+    HELPER,
+    IDLE,
+    RUNNING,
+    WAITING,
+    add_guidance,
+    add_num_images,
+    add_run,
+    add_seed,
+    sentence,
+)
+from demo.parts.subject import add_compared_subject
 from demo.says import comparison, readout
-from demo.says.pictures import REMOVED, Difference, are_kept, captioned, png_file, setting_files
+from demo.says.pictures import REMOVED, Difference, are_kept, png_file, request_files, with_captions
 from demo.service.events import Advanced, Comparison, Stopped
-from demo.service.service import NUM_COMPARED, Service
-from demo.wiring import runs
+from demo.service.service import NARROWED_TO_COMPARE, Service
+from demo.service.studio import first_of_each_subject
+from demo.service.tickets import Ticket
+from demo.wiring.runs import (
+    Updates,
+    Way,
+    connect_runs,
+    follow,
+    refuse_in_words,
+)
+from flowturbo_core.fields import declared_fields
 from flowturbo_core.files import Unwritable
-from flowturbo_core.models.catalog import CLASSES
 from flowturbo_core.models.front import Front
+from flowturbo_core.requests import Classes, Generate, Size, fields_of
 
 _CHART_HEIGHT = 300
 _ROOM = 1.08  # beyond the last dot, which would be cut in half
 
 
-class Told(NamedTuple):
-    """What a comparison's handler gives, in this order; the seed comes third."""
+class Report(NamedTuple):
+    """What is said of a comparison."""
 
     readout: gr.HTML
     figures: gr.HTML
@@ -35,7 +56,7 @@ class Told(NamedTuple):
     pairs: gr.State
 
 
-class Pictures(NamedTuple):
+class PairViews(NamedTuple):
     """Where the pictures of a comparison are shown."""
 
     slider: gr.ImageSlider
@@ -44,11 +65,17 @@ class Pictures(NamedTuple):
     second: gr.Gallery
 
 
-_UNCHANGED = (gr.skip(),) * (1 + len(Told._fields))
+@dataclass(frozen=True)
+class ComparisonView:
+    """Where a comparison's events are shown: what is said, the seed, and whether it runs."""
+
+    report: Report
+    seed: gr.Number
+    state: gr.Textbox
 
 
 @dataclass(frozen=True, eq=False)  # Gradio hashes what it keeps
-class Pairs:
+class ComparedPairs:
     """The pictures as files, for whichever pair a person wants to look at.
 
     Args:
@@ -66,10 +93,10 @@ class Pairs:
     label: str = "Difference"
 
     @classmethod
-    def of(cls, made: Comparison, difference: Difference | None) -> "Pairs":
+    def of(cls, made: Comparison, difference: Difference | None) -> "ComparedPairs":
         """Write the pictures of a comparison; `difference` is None while it has one plan's."""
         pairs = cls(
-            tuple(side.plan.plan for side in made.sides),
+            tuple(str(side.plan) for side in made.sides),
             tuple(_files(made, k) for k in range(len(made.sides))),
             made.captions,
         )
@@ -78,7 +105,7 @@ class Pairs:
         label = f"Difference × {difference.factor}"
         return replace(pairs, differences=_differences(made, difference), label=label)
 
-    def shown(self, index: int) -> tuple[gr.ImageSlider, gr.Gallery]:
+    def view_pair(self, index: int) -> tuple[gr.ImageSlider, gr.Gallery]:
         """Return what slider and difference show of pair `index`."""
         pair = tuple(files[index] for files in self.files)
         return (
@@ -87,56 +114,51 @@ class Pairs:
         )
 
 
-def build(services: Sequence[Service], page: gr.Blocks) -> None:
+def build(
+    tab: str, services: Sequence[Service], page: gr.Blocks, takes: Callable[[str], bool]
+) -> None:
     """Add controls and results of each model, the first in view, and what chooses another."""
-    published: set[str] = set()
-
-    def build_pane(service: Service) -> None:
-        # Of several models of a task, programs reach the first.
-        _build_pane(service, service.TASK not in published)
-        published.add(service.TASK)
-
-    panes.build(services, page, build_pane)
+    models.build(services, page, partial(_build_pane, tab))
+    for service in first_of_each_subject(services):
+        api.publish(endpoint(service))
 
 
-def _build_pane(service: Service, has_endpoint: bool) -> None:
-    first_plan, second_plan = service.default_plans
+def _build_pane(tab: str, service: Service) -> None:
+    first_plan, second_plan = service.plans.compared
     with gr.Row(elem_classes="workbench compare"):
         with gr.Column(scale=2, min_width=320):
-            things = controls.things(service)
+            subject = add_compared_subject(service)
             grammar = "H, P, R or E with a number after each: H1P5R3, [H1P1R1]x3, E25."
-            first = controls.plan_text(service, first_plan, "First plan", grammar)
-            second = controls.plan_text(service, second_plan, "Second plan", "From the same noise.")
+            first = add_plan_text(service, first_plan, "First plan", grammar)
+            second = add_plan_text(service, second_plan, "Second plan", "From the same noise.")
             with gr.Group():
-                guidance_scale = controls.guidance_control(service)
-                num_images = controls.images_control(NUM_COMPARED, f"Images per {service.THING}")
-            seed = controls.seed_controls(is_random=False)
-            buttons = controls.run_controls("Compare")
+                guidance_scale = add_guidance(service)
+                num_images = add_num_images(service, NARROWED_TO_COMPARE, 1)
+            seed = add_seed(is_random=False)
+            run = add_run("Compare")
         with gr.Column(scale=3, min_width=320):
-            told, pictures = _results(service)
-    # In the order in which the handler takes them.
-    inputs = [things, first.text, second.text, guidance_scale, num_images, *seed]
-    runs.connect_runs(
+            report, pictures = _results(service)
+    plans = {"first_plan": first.text, "second_plan": second.text}
+    shared = {"guidance_scale": guidance_scale, "num_images": num_images, **seed._asdict()}
+    view = ComparisonView(report, seed.seed, run.state)
+    connect_runs(
         service,
-        f"compare {service.name}",
-        [(buttons.presses, partial(shown, service))],
-        inputs,
-        [*told[:2], seed.seed, *told[2:]],
-        buttons,
-        told.readout,
-        comparison.stopping(),
+        f"{tab} {service.name}",
+        [Way(run.presses, partial(show, service, view))],
+        {**subject.inputs, **plans, **shared},
+        [*report[1:], seed.seed],
+        run,
+        report.readout,
+        (comparison.stopping(), readout.interrupted(False)),
     )
-    # Not by the handler itself, which says of most events that pictures stay as they are: where a
+    # Not by the request's own events, which say of most that pictures stay as they are: where a
     # browser is behind, Gradio's client writes that over what it had not shown yet.
-    told.pairs.change(_opened, told.pairs, [*pictures], **HELPER)
+    report.pairs.change(_open, report.pairs, [*pictures], **HELPER)
     for gallery in (pictures.first, pictures.second):
-        gallery.select(_picked, told.pairs, [*pictures], trigger_mode="always_last", **HELPER)
-    if has_endpoint:
-        labels = ["Pictures of the first plan", "Pictures of the second plan", "Differences"]
-        api.publish(handler(service), arguments(service), labels)
+        gallery.select(_pick, report.pairs, [*pictures], trigger_mode="always_last", **HELPER)
 
 
-def _results(service: Service) -> tuple[Told, Pictures]:
+def _results(service: Service) -> tuple[Report, PairViews]:
     text = gr.HTML(
         comparison.idle(), label="Readout", apply_default_css=False, elem_classes="readout"
     )
@@ -153,7 +175,8 @@ def _results(service: Service) -> tuple[Told, Pictures]:
         )
         difference = _pictures("Difference", "var(--pair-height)")
     with gr.Row():
-        first, second = (_pictures(plan, "var(--gallery-height)") for plan in service.default_plans)
+        height = "var(--gallery-height)"
+        first, second = (_pictures(plan, height) for plan in service.plans.compared)
     chart = gr.ScatterPlot(
         x="ms / image",
         y="solver error",
@@ -165,8 +188,8 @@ def _results(service: Service) -> tuple[Told, Pictures]:
         visible=False,
     )
     note = gr.HTML(_note(service, None), apply_default_css=False)
-    told = Told(text, figures, chart, note, gr.State(None))
-    return told, Pictures(slider, difference, first, second)
+    report = Report(text, figures, chart, note, gr.State(None))
+    return report, PairViews(slider, difference, first, second)
 
 
 def _pictures(label: str, height: str) -> gr.Gallery:
@@ -184,72 +207,91 @@ def _pictures(label: str, height: str) -> gr.Gallery:
     )
 
 
-def shown(service: Service, *values: object) -> Iterator[tuple]:
-    """Ask the service, and turn its events into what `Told` and, third, the seed show.
+def ask(
+    service: Service, values: Mapping[str, object], ticket: Ticket | None = None
+) -> Iterator[Advanced | Comparison | Stopped | None]:
+    """Ask for a comparison, of unchecked values by name."""
+    shared = dict(values)
+    plans = [shared.pop("first_plan"), shared.pop("second_plan")]
+    request = service.request(shared, narrowed=NARROWED_TO_COMPARE)
+    return service.compare(request, plans, ticket)
+
+
+def show(
+    service: Service,
+    view: ComparisonView,
+    values: Mapping[str, object],
+    ticket: Ticket | None = None,
+) -> Iterator[Updates]:
+    """Turn the events of a comparison into what changes in `view`.
 
     Closing this closes the service's iterator.
     """
     latest: Comparison | None = None
     yielded = False
     with (
-        runs.in_a_sentence(sentence, Unwritable),
-        closing(runs.told(service, service.compare_plans, sentence, *values)) as events,
+        refuse_in_words(sentence, Unwritable),
+        closing(follow(lambda: ask(service, values, ticket), sentence)) as events,
     ):
         for event in events:
             if event is None:
-                yield readout.loading(), *_UNCHANGED[1:]
+                yield {view.report.readout: readout.loading(), view.state: WAITING}
             elif isinstance(event, Advanced):
-                yield comparison.in_progress(event), *_UNCHANGED[1:]
+                yield {view.report.readout: comparison.in_progress(event), view.state: RUNNING}
             elif isinstance(event, Stopped):
-                yield _stopped(service, latest)
+                yield {**_show_stopped(service, view, latest), view.state: IDLE}
             else:
                 latest = event
-                yield _compared(service, event)
+                state = IDLE if event.is_done else RUNNING
+                yield {**_show_comparison(service, view, event), view.state: state}
             yielded = True
         if not yielded:  # overtaken at once; yielding nothing would empty the page
-            yield _UNCHANGED
+            yield {view.state: gr.skip()}
 
 
-def _stopped(service: Service, latest: Comparison | None) -> tuple:
+def _show_stopped(service: Service, view: ComparisonView, latest: Comparison | None) -> Updates:
     """Keep what is there, and draw the chart if a round was finished."""
-    text = comparison.interrupted(latest)
+    text = {view.report.readout: comparison.interrupted(latest)}
     if latest is None:
-        return text, *_UNCHANGED[1:]
-    chart = _chart(service, latest) if latest.rounds else _no_chart(service)
-    return text, *_UNCHANGED[1:3], *chart, gr.skip()
+        return text
+    chart, note = _chart(service, latest) if latest.rounds else _no_chart(service)
+    return {**text, view.report.chart: chart, view.report.note: note}
 
 
-def _compared(service: Service, made: Comparison) -> tuple:
+def _show_comparison(service: Service, view: ComparisonView, made: Comparison) -> Updates:
     """Return what changes on the page: the table each time, pictures as soon as they are there.
 
     The chart comes last, and is hidden till then: to draw it while plans are timed would slow them
     down.
     """
-    figures = comparison.figures(made, _front(service)[0])
-    text, pairs, difference, chart = gr.skip(), gr.skip(), None, _no_chart(service)
+    report = view.report
+    updates = {report.figures: comparison.figures(made, _front(service)[0])}
+    updates[view.seed] = made.sides[0].request.seed
+    difference, (chart, note) = None, _no_chart(service)
     if made.is_done or made.rounds == 1:
         difference = Difference.of(made.sides[0].pictures, made.sides[1].pictures)
     if made.rounds <= 1:
-        pairs = Pairs.of(made, difference)
+        updates[report.pairs] = ComparedPairs.of(made, difference)
     if made.is_done:
-        text, chart = comparison.finished(made, difference), _chart(service, made)
-    return text, figures, made.sides[0].settings.seed, *chart, pairs
+        updates[report.readout] = comparison.finished(made, difference)
+        chart, note = _chart(service, made)
+    return {**updates, report.chart: chart, report.note: note}
 
 
-def _opened(pairs: Pairs) -> tuple:
+def _open(pairs: ComparedPairs) -> tuple:
     """Return all the pictures, the first pair under the slider; what is not there yet is empty."""
     galleries = [
-        gr.Gallery(captioned(files, pairs.captions), label=plan, selected_index=0)
+        gr.Gallery(with_captions(files, pairs.captions), label=plan, selected_index=0)
         for plan, files in zip(pairs.plans, pairs.files, strict=True)
     ]
     if not pairs.differences:
         return None, None, *galleries, None
-    return *pairs.shown(0), *galleries
+    return *pairs.view_pair(0), *galleries
 
 
 def _files(made: Comparison, index: int) -> list[str]:
     side = made.sides[index]
-    return setting_files(side.pictures, side.settings, made.versions)
+    return request_files(side.pictures, side.request, made.versions)
 
 
 def _differences(made: Comparison, difference: Difference) -> list[tuple[str, str]]:
@@ -258,7 +300,7 @@ def _differences(made: Comparison, difference: Difference) -> list[tuple[str, st
         for name, rms in zip(made.captions, difference.rms, strict=True)
     ]
     files = [png_file(picture, "difference") for picture in difference.pictures]
-    return captioned(files, notes)
+    return with_captions(files, notes)
 
 
 def _chart(service: Service, made: Comparison) -> tuple[gr.ScatterPlot, str]:
@@ -301,7 +343,7 @@ def _front(service: Service) -> tuple[Front | None, str]:
         return None, f'<p class="hint refused">{sentence(error)}</p>'
 
 
-def _picked(pairs: Pairs | None, picked: gr.SelectData) -> tuple:
+def _pick(pairs: ComparedPairs | None, picked: gr.SelectData) -> tuple:
     if pairs is None or picked.index >= len(pairs.differences):
         return (gr.skip(),) * 4
     shown = [
@@ -309,100 +351,43 @@ def _picked(pairs: Pairs | None, picked: gr.SelectData) -> tuple:
     ]
     if not are_kept(shown):
         raise gr.Error(REMOVED, print_exception=False)
-    return *pairs.shown(picked.index), *(gr.Gallery(selected_index=picked.index),) * 2
+    return *pairs.view_pair(picked.index), *(gr.Gallery(selected_index=picked.index),) * 2
 
 
-def arguments(service: Service) -> api.Arguments:
-    """Return the default and the JSON schema of each of the handler's arguments."""
-    first, second = service.default_plans
-    grammar = "a plan of 1 to 100 steps, such as H8, H1P5R3, [H1P1R1]x3 or E25"
-    plan = {
-        "first_plan": (first, {"type": "string", "description": grammar}),
-        "second_plan": (second, {"type": "string", "description": f"another; {grammar}"}),
-    }
-    things = api.classes(service) if service.TASK == CLASSES else api.prompt(service)
-    return api.arguments(things, plan, service, NUM_COMPARED)
+def endpoint(service: Service) -> api.Endpoint:
+    """Return what programs call to compare two plans."""
+    of_classes, plans = service.model.subject is Classes, []
+    schema = fields_of(service.model.subject, Generate)["plan"].schema(service.model)
+    for name, plan in zip(("first_plan", "second_plan"), service.plans.compared, strict=True):
+        plans.append(api.Argument(name, name, plan, schema))
+    plans[1] = replace(
+        plans[1], schema=schema | {"description": f"another: {schema['description']}"}
+    )
+    # Of texts, a prompt alone.
+    without = [] if of_classes else ["negative_prompt", *declared_fields(Size)]
+    return api.Endpoint(
+        "compare_plans" if of_classes else "compare_plans_of_text",
+        "Run two sampling plans in turn, four times, from the same noise, and compare them.",
+        api.arguments(service, Generate, plans, NARROWED_TO_COMPARE, without),
+        "The pictures of the first plan and those of the second (PNG, with their settings in "
+        "them), their differences, amplified, and a record: of each plan the median, lowest and "
+        "highest milliseconds an image, evaluations, speed-up over the other, and solver error "
+        "where it is known; the factor of the differences, and their root mean square in levels "
+        "of 255.",
+        ["Pictures of the first plan", "Pictures of the second plan", "Differences"],
+        partial(ask, service),
+        partial(answer, service),
+    )
 
 
 def answer(service: Service, event: Advanced | Comparison) -> tuple | None:
     """Return the pictures, differences and, at the end, the record that programs get."""
     if isinstance(event, Advanced) or 1 <= event.rounds < event.num_rounds:
         return None
-    first = captioned(_files(event, 0), event.captions)
+    first = with_captions(_files(event, 0), event.captions)
     if not event.is_done:
         return first, None, None, None
     difference = Difference.of(event.sides[0].pictures, event.sides[1].pictures)
     record = comparison.record(event, difference, _front(service)[0])
-    second = captioned(_files(event, 1), event.captions)
+    second = with_captions(_files(event, 1), event.captions)
     return first, second, _differences(event, difference), record
-
-
-def handler(service: Service) -> Callable[..., Iterator[tuple]]:
-    """Return what programs call; its docstring documents the API, to people and to MCP."""
-    answered = partial(api.answered, service, service.compare_plans, partial(answer, service), 4)
-
-    def compare_plans(
-        class_names,
-        first_plan,
-        second_plan,
-        guidance_scale,
-        num_images,
-        seed,
-        randomise,
-    ):
-        """Run two sampling plans in turn, four times, from the same noise, and compare them.
-
-        Args:
-            class_names: list of class names, or of labels counted from 0.
-            first_plan: a plan of 1 to 100 steps, such as H8, H1P5R3, [H1P1R1]x3 or E25.
-            second_plan: another plan of 1 to 100 steps.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
-                the class out.
-            num_images: images of each class, a whole number from 1 to 4.
-            seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
-            randomise: true to draw a seed and leave the given one unused.
-
-        A value that is left out, or null over HTTP, is the default.
-
-        Returns:
-            The pictures of the first plan and those of the second (PNG, with their settings in
-            them), their differences, amplified, and a record: of each plan the median, lowest and
-            highest milliseconds an image, evaluations, speed-up over the other, and solver error
-            where it is known; the factor of the differences, and their root mean square in levels
-            of 255.
-        """
-        yield from answered(
-            class_names, first_plan, second_plan, guidance_scale, num_images, seed, randomise
-        )
-
-    def compare_plans_of_text(
-        prompt,
-        first_plan,
-        second_plan,
-        guidance_scale,
-        num_images,
-        seed,
-        randomise,
-    ):
-        """Run two sampling plans in turn, four times, from the same noise, and compare them.
-
-        Args:
-            prompt: what to show, at most 2000 characters.
-            first_plan: a plan of 1 to 100 steps, such as H8, H1P6R3, [H1P1R1]x3 or E25.
-            second_plan: another plan of 1 to 100 steps.
-            guidance_scale: classifier-free guidance, a number from 0 to 15; 1 is none; 0 leaves
-                the prompt out.
-            num_images: images of the text, a whole number from 1 to 4.
-            seed: a whole number from 0 to 4294967295; image k draws its noise from seed + k.
-            randomise: true to draw a seed and leave the given one unused.
-
-        A value that is left out, or null over HTTP, is the default.
-
-        Returns:
-            What `/compare_plans` returns.
-        """
-        yield from answered(
-            prompt, first_plan, second_plan, guidance_scale, num_images, seed, randomise
-        )
-
-    return compare_plans if service.TASK == CLASSES else compare_plans_of_text

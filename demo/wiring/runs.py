@@ -2,20 +2,26 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
-from demo.parts.controls import (
+from demo.parts.run import (
+    ASKED,
     HELPER,
+    IDLE,
+    REFUSED,
+    RUNNING,
+    WAITING,
     RunControls,
     sentence,
 )
-from demo.says import readout
 from demo.service.service import Service
+from demo.service.tickets import Ticket
 from flowturbo_core.checks import whole_number
 from flowturbo_core.requests import MAX_SEED
 
@@ -30,45 +36,52 @@ ONCE_LOADED = {
 }
 _LOOK_AGAIN_S = 0.3
 
-# Generate and Stop, by whether something runs.
-_BUTTONS = """((running) => [!running, running]
-    .map((interactive) => ({ __type__: "update", interactive })))"""
-_IDLE = f"() => {_BUTTONS}(false)"
-_BAR, _STARTING = json.dumps(readout.BAR), json.dumps(readout.STARTING)
-_RUNS = f"[{_BAR}, {_STARTING}].some((mark) => html.includes(mark))"
-# A request was made: what is there stays until the first of it comes, and is marked.
-_STARTED = f"(html) => [...{_BUTTONS}(true), {_RUNS} ? html : html + {_STARTING}]"
-# page.js says it aloud, and where the pictures are seen without it.
-_AS_READOUT = f"""(html) => {{
-    document.dispatchEvent(new CustomEvent("readout", {{ detail: html }}));
-    return {_BUTTONS}({_RUNS});
+# Generate and Stop, by the state.
+_BUTTONS = f"""((state) => {{
+    const runs = {json.dumps([ASKED, WAITING, RUNNING])}.includes(state);
+    return [!runs, runs].map((interactive) => ({{ __type__: "update", interactive }}));
+}})"""
+_ASK = f"""(state) => {{
+    const next = {json.dumps([WAITING, RUNNING])}.includes(state) ? state : "{ASKED}";
+    return [...{_BUTTONS}(next), next];
 }}"""
-_REFUSED = 'document.dispatchEvent(new CustomEvent("refused"))'  # page.js calls it no result
+
+# By the component that shows it: what a request's event changes on the page.
+Updates = Mapping[Component, Any]
 
 
-async def loaded(service: Service) -> None:
+@dataclass(frozen=True)
+class Way:
+    """A way to ask.
+
+    Args:
+        count: counts the requests of this kind; a change of it asks.
+        ask: is given values by name and a ticket, and yields what changes on the page.
+    """
+
+    count: gr.Number
+    ask: Callable[[dict[str, Any], Ticket], Iterator[Updates]]
+
+
+async def wait_until_loaded(service: Service) -> None:
     """Wait until the model is loaded, or cannot be; no thread is held."""
     while service.health()["status"] == "loading":
         await asyncio.sleep(_LOOK_AGAIN_S)
 
 
-def told(
-    service: Service,
-    ask: Callable[..., Iterator[Any]],
-    in_words: Callable[[Exception], str],
-    *values: object,
+def follow(
+    make: Callable[[], Iterator[Any]], in_words: Callable[[Exception], str]
 ) -> Iterator[Any]:
-    """Ask the service: yield None while the model is being loaded, and then its events.
+    """Yield the events of a request that `make` begins.
 
-    A refusal becomes the sentence that is shown, by `in_words`. Closing this closes the service's
-    iterator.
+    A refusal becomes the sentence that is shown, by `in_words`. Closing this closes the events.
     """
-    with in_a_sentence(in_words, ValueError, FloatingPointError), closing(ask(*values)) as events:
+    with refuse_in_words(in_words, ValueError, FloatingPointError), closing(make()) as events:
         yield from events
 
 
 @contextmanager
-def in_a_sentence(
+def refuse_in_words(
     in_words: Callable[[Exception], str], *refusals: type[Exception]
 ) -> Iterator[None]:
     """Turn refusals of these kinds into what Gradio tells whoever asked."""
@@ -80,88 +93,117 @@ def in_a_sentence(
 
 def connect_runs(
     service: Service,
-    task: str,
-    ways: Sequence[tuple[gr.Number, Callable[..., Iterator[tuple]]]],
-    inputs: Sequence[Component],
+    tab: str,
+    ways: Sequence[Way],
+    inputs: Mapping[str, Component],
     outputs: Sequence[Component],
-    buttons: RunControls,
-    text: gr.HTML,
-    interrupted: str,
+    controls: RunControls,
+    readout: gr.HTML,
+    stopped: tuple[str, str],
 ) -> None:
     """Make the first button, and whatever else counts up, start a request, and Stop end it.
 
     Args:
         service: what is asked.
-        task: a name of the tab's own: a visitor's requests of one tab overtake each other.
-        ways: what counts the requests of each kind, with what makes one: it is given the values
-            of `inputs`, the visitor and the ticket, and yields what `outputs` show.
+        tab: its own name: a visitor's requests of one tab overtake each other.
+        ways: how requests are asked for.
         inputs: their values come unchecked, as the core wants them: Gradio would round some.
-        outputs: among them `text`.
-        buttons: the two buttons.
-        text: the readout, which has a bar while something runs.
-        interrupted: what the readout says after Stop.
+        outputs: what the ways change, `readout` and the state aside.
+        controls: the buttons, and whether something runs.
+        readout: what is said of the request.
+        stopped: what the readout says after Stop, of a request that ran and of one that did not.
     """
-    both = [buttons.generate, buttons.stop]
-    # Each request has a ticket, higher than those before: it counts what was pressed and moved.
-    tickets = [count for count, _ in ways]
+    tickets, state = [way.count for way in ways], controls.state
+    desk = _Desk(service, tab)
+    both = [controls.generate, controls.stop]
+    asked = {"fn": None, "inputs": state, "outputs": [*both, state], "js": _ASK}
+    # First the buttons: a click's listeners run one after the other, in this order.
+    controls.generate.click(**asked)
+    controls.generate.click(None, controls.presses, controls.presses, js="(count) => count + 1")
     computing = {
-        "inputs": [*inputs, *tickets],
-        "outputs": outputs,
+        "inputs": tickets,
+        "inputs_kwargs": dict(inputs),
+        "outputs": [readout, *outputs, state],
         "preprocess": False,
+        "trigger_mode": "always_last",
         "show_progress": "full",
-        "show_progress_on": text,
+        "show_progress_on": readout,
         "api_visibility": "private",
         **GPU,
     }
-    # At once and in the browser: an answer from the server could come after the next result.
-    nothing = json.dumps(readout.interrupted(False))
-    until_then = f"html.includes({_BAR}) ? {json.dumps(interrupted)}"
-    both_ways = {"fn": None, "inputs": text, "outputs": text}
-    end = {**both_ways, "js": f"(html) => {until_then} : {_RUNS} ? {nothing} : html"}
-    # What was refused never began: what was there before is there still.
-    refused = f"(html) => ({_REFUSED}, {until_then} : html.replace({_STARTING}, ''))"
-    fail = {**both_ways, "js": refused}
-
-    def visitor(request: gr.Request) -> str:
-        return f"{request.session_hash} {task}"
-
-    def begun(make: Callable[..., Iterator[tuple]]) -> Callable[..., Iterator[tuple]]:
-        def begin(request: gr.Request, *values: object) -> Iterator[tuple]:
-            asked, counts = values[: len(inputs)], values[len(inputs) :]
-            yield from make(*asked, visitor(request), _ticket(counts))
-
-        return begin
-
-    def overtake(request: gr.Request, *counts: int) -> None:
-        service.overtake(visitor(request), _ticket(counts) - 1)
-
-    def stop(request: gr.Request, *counts: int) -> None:
-        service.stop(visitor(request), _ticket(counts))
-
-    # First the buttons: a click's listeners run one after the other, in this order.
-    started = {"fn": None, "inputs": text, "outputs": [*both, text], "js": _STARTED}
-    buttons.generate.click(**started)
-    buttons.generate.click(None, buttons.presses, buttons.presses, js="(presses) => presses + 1")
+    ended = {"fn": None, "inputs": [readout, state], "outputs": [readout, state]}
     # What is under way is ended first: of several requests, the last one counts.
-    for count, make in ways:
-        counted = count.change(overtake, tickets, None, **HELPER)
-        counted.then(**started)
-        run = counted.then(begun(make), trigger_mode="always_last", **computing)
-        run.failure(None, None, both, js=_IDLE)
-        run.failure(**fail)
-    # What the readout says decides what can be pressed, rather than that a request ended: one that
-    # was overtaken ends while the one that overtook it runs.
-    text.change(None, text, both, js=_AS_READOUT)
+    for way in ways:
+        counted = way.count.change(desk.overtake, tickets, None, **HELPER)
+        counted.then(**asked)
+        run = counted.then(desk.begin_by(way), **computing)
+        run.failure(**ended, js=_end_js(stopped, REFUSED))
+    # The state decides what can be pressed, rather than that a request ended: one that was
+    # overtaken ends while the one that overtook it runs.
+    for item in (state, readout):
+        item.change(None, [state, readout], both, js=_follow_js(tab))
     # Not Gradio's own cancelling: it has nothing to cancel before the request's number is back,
     # and loses what is pressed before its answer is. First of the listeners: the tickets are read
     # before the browser comes to a click on Generate that follows at once.
-    buttons.stop.click(stop, tickets, None, **HELPER)
-    buttons.stop.click(None, None, both, js=_IDLE)
-    buttons.stop.click(**end)
+    controls.stop.click(desk.stop, tickets, None, **HELPER)
+    controls.stop.click(**ended, js=_end_js(stopped, IDLE))
 
 
-def _ticket(counts: Sequence[object]) -> int:
-    """Return the ticket of what was pressed and moved so often, as a page counts it."""
+@dataclass(frozen=True)
+class _Desk:
+    """Gives the requests of one tab their tickets, and ends them by these.
+
+    The number of a ticket counts what was pressed and moved: it is higher than those before.
+    """
+
+    service: Service
+    tab: str
+
+    def begin_by(self, way: Way) -> Callable[..., Iterator[Updates]]:
+        """Return what begins a request of one way."""
+
+        def begin(request: gr.Request, *counts: object, **values: object) -> Iterator[Updates]:
+            yield from way.ask(values, self._ticket(request, counts))
+
+        return begin
+
+    def overtake(self, request: gr.Request, *counts: object) -> None:
+        """End what was asked for before."""
+        ticket = self._ticket(request, counts)
+        self.service.overtake(Ticket(ticket.visitor, ticket.number - 1))
+
+    def stop(self, request: gr.Request, *counts: object) -> None:
+        """End all that was asked for."""
+        self.service.stop(self._ticket(request, counts))
+
+    def _ticket(self, request: gr.Request, counts: Sequence[object]) -> Ticket:
+        return Ticket(f"{request.session_hash} {self.tab}", _number(counts))
+
+
+def _end_js(stopped: tuple[str, str], state: str) -> str:
+    """Return the script that ends a request in a state, and says what is left of it.
+
+    What was refused before it began leaves the readout as it is.
+    """
+    of_running, of_none = map(json.dumps, stopped)
+    of_asked = "html" if state == REFUSED else of_none
+    return f"""(html, state) => {{
+        const words = {{ {RUNNING}: {of_running}, {WAITING}: {of_none}, {ASKED}: {of_asked} }};
+        return state in words ? [words[state], "{state}"] : [html, state];
+    }}"""
+
+
+def _follow_js(pane: str) -> str:
+    """Return the script that sets the buttons; page.js says aloud what came of the request."""
+    return f"""(state, html) => {{
+        const detail = {{ pane: {json.dumps(pane)}, state, html }};
+        document.dispatchEvent(new CustomEvent("state", {{ detail }}));
+        return {_BUTTONS}(state);
+    }}"""
+
+
+def _number(counts: Sequence[object]) -> int:
+    """Return the number of what was pressed and moved so often, as a page counts it."""
     try:
         return sum(whole_number("a page's count", count, 0, MAX_SEED) for count in counts)
     except ValueError as error:

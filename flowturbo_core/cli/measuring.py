@@ -22,13 +22,14 @@ from flowturbo_core.cli.shared import (
 )
 from flowturbo_core.data.postcards.scene import ATTRIBUTES
 from flowturbo_core.devices import VERSIONS, describe_device, resolve_dtype
-from flowturbo_core.evaluation import evaluate as evaluation
 from flowturbo_core.evaluation import fidelity, speed, stability, tuner
-from flowturbo_core.evaluation.evaluate import DEFAULT_METRICS
+from flowturbo_core.evaluation.evaluate import evaluate as measure_plans
 from flowturbo_core.evaluation.parts import Parts
+from flowturbo_core.evaluation.quality import evaluator_of
 from flowturbo_core.evaluation.refiners import Refiner
 from flowturbo_core.evaluation.refiners import compare_refiners as measure_refiners
 from flowturbo_core.evaluation.rivals import Rival
+from flowturbo_core.evaluation.settings import DEFAULT_METRICS, Settings
 from flowturbo_core.evaluation.sizes import random_pipeline
 from flowturbo_core.files import check_file, write_json
 from flowturbo_core.models import front
@@ -114,20 +115,19 @@ def evaluate(
     pipeline = load_pipeline(model, target, number_format)
     request = pipeline.example_request(1, guidance_scale, seed)
     print_warnings(pipeline.warnings(request))
-    evaluator = evaluation.evaluator_of(pipeline)
-    settings = evaluation.Settings(
-        ModelDescription.read(model).name,
-        evaluation.weights_of(pipeline, evaluator),
-        tuple(str(SamplePlan.parse(plan)) for plan in split(plans)),
-        num_samples,
-        tuple(split(metrics)),
-        request.guidance_scale,
-        request.seed,
-        batch_size,
-        target.type,
-        str(number_format).removeprefix("torch."),
-        tuple(str(Rival.parse(rival)) for rival in split(rivals)),
-        scenes,
+    evaluator = evaluator_of(pipeline)
+    settings = Settings.of(
+        pipeline,
+        evaluator,
+        model=ModelDescription.read(model).name,
+        plans=tuple(str(SamplePlan.parse(plan)) for plan in split(plans)),
+        num_samples=num_samples,
+        metrics=tuple(split(metrics)),
+        guidance_scale=request.guidance_scale,
+        seed=request.seed,
+        batch_size=batch_size,
+        rivals=tuple(str(Rival.parse(rival)) for rival in split(rivals)),
+        scenes=scenes,
     )
     if evaluator is None:
         if "solver" not in settings.metrics:
@@ -135,7 +135,7 @@ def evaluate(
         print("nothing here can judge these pictures: only solver error and time are measured")
     parts = Parts(json_file.with_name(json_file.name + ".parts"))
     exact = _in_float32(pipeline, model)
-    result = evaluation.evaluate(pipeline, settings, parts, evaluator, exact)
+    result = measure_plans(pipeline, settings, parts, evaluator, exact)
     if result is None:  # on every process but the first
         return
     write_json(result, json_file)

@@ -38,6 +38,17 @@ class Trainable(StrEnum):
     TEXT_REFINER = "text-refiner"
 
 
+_TRAINERS = {
+    Trainable.FLOW: commands.train_flow,
+    Trainable.EVALUATOR: commands.train_evaluator,
+    Trainable.TEXT_FLOW: commands.train_text_flow,
+}
+_REFINER_TRAINERS = {
+    Trainable.REFINER: commands.train_refiner,
+    Trainable.TEXT_REFINER: commands.train_text_refiner,
+}
+
+
 @app.command()
 def train(
     what: Annotated[Trainable, typer.Argument(help="The part to train.")],
@@ -100,21 +111,16 @@ def train(
         raise ValueError("text-refiner alone takes --pictures and --captions, and both of them")
     if what is Trainable.AUTOENCODER:
         commands.train_autoencoder(recipe, options)
-    elif what is Trainable.FLOW:
-        commands.train_flow(recipe, autoencoder, options)
-    elif what is Trainable.EVALUATOR:
-        commands.train_evaluator(recipe, autoencoder, options)
-    elif what is Trainable.TEXT_FLOW:
-        commands.train_text_flow(recipe, autoencoder, options)
+    elif what in _TRAINERS:
+        _TRAINERS[what](recipe, autoencoder, options)
     elif predictor is None:
         raise ValueError(f"train {what} needs --predictor, the folder of the model it refines")
     elif pictures and captions:
         pairs = Pairs(max_dt, guidance_scale)
         commands.train_refiner_on_pictures(recipe, predictor, pictures, captions, options, pairs)
     else:
-        is_text = what is Trainable.TEXT_REFINER
-        train_it = commands.train_text_refiner if is_text else commands.train_refiner
-        train_it(recipe, autoencoder, predictor, options, Pairs(max_dt, guidance_scale))
+        pairs = Pairs(max_dt, guidance_scale)
+        _REFINER_TRAINERS[what](recipe, autoencoder, predictor, options, pairs)
 
 
 class Convertible(StrEnum):

@@ -12,9 +12,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from flowturbo_core.checks import brief, few
+from flowturbo_core.checks import brief, few, one_line
 from flowturbo_core.data.folders import refusing
-from flowturbo_core.requests import one_line
+from flowturbo_core.requests import MAX_TEXT
 
 # The keys for the name of a picture and for a text, in the order of preference.
 _NAMES = ("file_name", "filename", "image", "file", "image_path")
@@ -58,13 +58,13 @@ def read_texts(file: Path) -> list[Caption]:
     ending = file.suffix.lower()
     if ending not in _READERS:
         raise ValueError(f"{file}: captions are read from {_FORMS}, not from {brief(ending)} files")
-    found = [_checked(file, *its) for its in _READERS[ending](file, _decoded(file))]
+    found = [_check(file, *item) for item in _READERS[ending](file, _decode(file))]
     if not found:
         raise ValueError(f"{file} holds no captions")
-    nameless = sum(its.name is None for its in found)
+    nameless = sum(item.name is None for item in found)
     if 0 < nameless < len(found):
         raise ValueError(f"{file} names the pictures of some captions and not of {nameless:,}")
-    by_name = Counter(_composed(its.name) for its in found if its.name is not None)
+    by_name = Counter(_compose(item.name) for item in found if item.name is not None)
     if twice := [name for name, count in by_name.items() if count > 1]:
         raise ValueError(
             f"{file} has several captions for {_pictures(twice)}: leave one for each picture"
@@ -88,15 +88,15 @@ def read_captions(file: Path, source: Path, names: Sequence[str] | None, count: 
             raise ValueError(
                 f"{file} has {len(captions):,} captions, and {source} {count:,} pictures"
             )
-        return [its.text for its in captions]
+        return [item.text for item in captions]
     if names is None:
         raise ValueError(
             f"{file} has captions by file name, and the pictures of {source} have none"
         )
-    composed = [_composed(name) for name in names]
+    composed = [_compose(name) for name in names]
     if twice := [name for name, many in Counter(composed).items() if many > 1]:
         raise ValueError(f"{source} holds several pictures named {few(twice)}")
-    by_name = {_composed(its.name): its.text for its in captions}
+    by_name = {_compose(item.name): item.text for item in captions}
     if without := [name for name in composed if name not in by_name]:
         raise ValueError(f"{file}: there is no caption for {_pictures(without)}")
     if left := sorted(by_name.keys() - set(composed)):
@@ -111,7 +111,7 @@ def _pictures(names: Sequence[str]) -> str:
     return f"{len(names):,} of the pictures: {few(names)}"
 
 
-def _composed(name: str) -> str:
+def _compose(name: str) -> str:
     """Return a name in one form of Unicode (NFC): macOS writes accents as separate characters."""
     return unicodedata.normalize("NFC", name)
 
@@ -120,11 +120,11 @@ def _composed(name: str) -> str:
 _Found = tuple[str, Any, Any]
 
 
-def _checked(file: Path, where: str, name: Any, text: Any) -> Caption:
+def _check(file: Path, where: str, name: Any, text: Any) -> Caption:
     if name is not None and not isinstance(name, str):
         raise ValueError(f"{file}, {where}: a picture's name must be a text, not {brief(name)}")
     try:
-        kept = one_line("the caption", text)
+        kept = one_line("the caption", text, MAX_TEXT)
         if not kept:
             raise ValueError(f"the caption must be a text, not {brief(text)}")
     except ValueError as error:
@@ -132,7 +132,7 @@ def _checked(file: Path, where: str, name: Any, text: Any) -> Caption:
     return Caption(kept, name)
 
 
-def _decoded(file: Path) -> str:
+def _decode(file: Path) -> str:
     """Return what a text file holds, in UTF-8 or as its mark says, with one kind of line ends."""
     if not file.exists():
         raise ValueError(f"there is no file {file}")
@@ -174,16 +174,16 @@ def _is_json(text: str) -> bool:
 
 
 def _from_json(file: Path, content: str) -> Iterable[_Found]:
-    content = _parsed(f"{file} is no JSON", content)
+    content = _parse(f"{file} is no JSON", content)
     if isinstance(content, dict) and {"annotations", "images"} <= content.keys():
         raise ValueError(
             f"{file} holds annotations as COCO's, with several captions for a picture: write a "
             "map of file names to one caption each"
         )
     if isinstance(content, dict):
-        return ((brief(name), name, its) for name, its in content.items())
+        return ((brief(name), name, item) for name, item in content.items())
     if isinstance(content, list):
-        return (_from_entry(file, f"entry {k}", its) for k, its in enumerate(content, 1))
+        return (_from_entry(file, f"entry {k}", item) for k, item in enumerate(content, 1))
     kind = type(content).__name__
     raise ValueError(f"{file} must hold a JSON object of captions, or a list, not a {kind}")
 
@@ -191,7 +191,7 @@ def _from_json(file: Path, content: str) -> Iterable[_Found]:
 def _from_json_lines(file: Path, content: str) -> Iterable[_Found]:
     for k, line in enumerate(content.split("\n"), 1):
         if line.strip():
-            entry = _parsed(f"{file}, line {k}, is no JSON", line)
+            entry = _parse(f"{file}, line {k}, is no JSON", line)
             yield _from_entry(file, f"line {k}", entry)
 
 
@@ -219,15 +219,15 @@ def _columns(names: Iterable[str]) -> tuple[str, str | None] | None:
     return (texts[0], files[0] if files else None) if texts else None
 
 
-def _parsed(refusal: str, text: str) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _parse(refusal: str, text: str) -> Any:
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
         if twice:
             raise ValueError(f"it has several entries for {few(twice)}")
         return dict(pairs)
 
     with refusing(refusal):
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=collect)
 
 
 def _from_table(file: Path, content: str) -> Iterable[_Found]:
@@ -241,7 +241,7 @@ def _from_table(file: Path, content: str) -> Iterable[_Found]:
                 f"its first line must name its columns, one of them {', '.join(_TEXTS)}, and not "
                 f"be {few(header) or 'empty'}"
             )
-        text, name = (None if its is None else header.index(its) for its in columns)
+        text, name = (None if item is None else header.index(item) for item in columns)
         for row in rows:
             if row and len(row) != len(header):
                 raise ValueError(

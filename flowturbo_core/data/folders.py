@@ -34,7 +34,7 @@ _BATCH_SIZE = 32
 
 @contextmanager
 def refusing(sentence: str) -> Iterator[None]:
-    """Turn whatever a library raises inside into a ValueError that begins with `sentence`."""
+    """Turn any error of a library inside into a ValueError that begins with `sentence`."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - what is damaged fails in every way there is
@@ -111,8 +111,8 @@ def _in_folder(folder: Path) -> Pictures:
 def _sizes(files: Sequence[Path]) -> list[tuple[int, int]]:
     """Return the height and width of each picture. Raises ValueError, naming those with none.
 
-    Nothing is decoded but what may be transparent, or does not end as a whole file does: most of
-    what is wrong is found out in little time, before anything long begins.
+    Only files that may be transparent, or do not end as whole files do, are decoded. So most
+    faults are found quickly, before anything long begins.
     """
     sizes, wrong = [], []
     for file in files:
@@ -127,14 +127,14 @@ def _sizes(files: Sequence[Path]) -> list[tuple[int, int]]:
 
 
 def _size(file: Path) -> tuple[int, int]:
-    with _opened(file) as picture:
+    with _open(file) as picture:
         if picture.has_transparency_data or not _ends_whole(file, picture):
             _as_rgb(picture)
         return picture.height, picture.width
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
+def _open(file: Path) -> Iterator[Image.Image]:
     """Open a file that holds one picture. What fails inside is a ValueError that names it."""
     with refusing(f"{file} cannot be read as a picture"), Image.open(file) as picture:
         if picture.mode not in _MODES:
@@ -177,7 +177,7 @@ def _folder_batches(files: Sequence[Path]) -> Iterator[Tensor]:
 
 
 def _picture(file: Path) -> Image.Image:
-    with _opened(file) as picture:
+    with _open(file) as picture:
         return _as_rgb(picture)  # decodes all of it: a truncated file is found out here
 
 

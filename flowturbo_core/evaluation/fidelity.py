@@ -82,39 +82,23 @@ def fidelity(
     """
     check_known("metrics", metrics, METRICS)
     drawn = open_pictures(generated, max(_LEAST[metric] for metric in metrics))
-    comparing = [metric for metric in _COMPARING if metric in metrics]
-    compared = given = texts = None
-    if comparing:
-        if reference is None:
-            raise ValueError(f"{', '.join(comparing)} need reference pictures to compare with")
-        if holds_statistics_alone(reference):
-            if without := [metric for metric in _NEIGHBOURS if metric in metrics]:
-                raise ValueError(
-                    f"{reference} holds mu and sigma and no pictures, of which fid can be computed "
-                    f"and {', '.join(without)} cannot: leave out {', '.join(without)}"
-                )
-        else:
-            compared = _open_reference(reference, drawn, comparing)
-        given = given_statistics(reference) if "fid" in metrics else None
-    if "clip" in metrics:
-        if captions is None:
-            raise ValueError("clip needs captions, a file with one for every picture")
-        texts = read_captions(captions, drawn.source, drawn.names, drawn.count)
-    content: dict[str, Any] = {
+    compared, statistics = _open_reference(reference, drawn, metrics)
+    texts = _read_texts(captions, drawn) if "clip" in metrics else None
+    # Both networks are loaded before either runs, so missing weights do not cost hours first.
+    look = load_inception(inception, device) if set(metrics) - {"clip"} else None
+    reader = None if texts is None else load_clip(clip, device)
+    content = {
         "generated": str(generated),
         "num_generated": drawn.count,
         "image_size": drawn.size,
         "device": describe_device(device),
-        "versions": _versions(),
+        "versions": _find_versions(),
     }
-    if comparing:
+    if not set(metrics).isdisjoint(_COMPARING):
         count = None if compared is None else compared.count  # statistics do not say it
         content |= {"reference": str(reference), "num_reference": count}
-    # Both networks are loaded before either runs, so missing weights do not cost hours first.
-    look = load_inception(inception, device) if set(metrics) - {"clip"} else None
-    reader = None if texts is None else load_clip(clip, device)
     if look is not None:
-        content |= _by_inception(drawn, compared, given, metrics, look)
+        content |= _measure_by_inception(drawn, compared, statistics, metrics, look)
     if reader is not None:
         content |= {"clip": clip} | clip_score(drawn, texts, *reader)
     return content
@@ -127,7 +111,28 @@ def default_metrics(reference: Path | None) -> tuple[str, ...]:
     return tuple(metric for metric in DEFAULT_METRICS if metric not in _NEIGHBOURS)
 
 
-def _open_reference(reference: Path, drawn: Pictures, metrics: Sequence[str]) -> Pictures:
+def _open_reference(
+    reference: Path | None, drawn: Pictures, metrics: Sequence[str]
+) -> tuple[Pictures | None, FeatureStatistics | None]:
+    """Return the pictures of a reference and its statistics, as far as it has and metrics need."""
+    comparing = [metric for metric in _COMPARING if metric in metrics]
+    if not comparing:
+        return None, None
+    if reference is None:
+        raise ValueError(f"{', '.join(comparing)} need reference pictures to compare with")
+    compared = None
+    if not holds_statistics_alone(reference):
+        compared = _open_compared(reference, drawn, comparing)
+    elif without := ", ".join(metric for metric in _NEIGHBOURS if metric in metrics):
+        raise ValueError(
+            f"{reference} holds mu and sigma and no pictures, of which fid can be computed "
+            f"and {without} cannot: leave out {without}"
+        )
+    return compared, read_statistics(reference) if "fid" in metrics else None
+
+
+def _open_compared(reference: Path, drawn: Pictures, metrics: Sequence[str]) -> Pictures:
+    """Return the pictures of a reference, which must have the size of those that were drawn."""
     compared = open_pictures(reference, max(_LEAST[metric] for metric in metrics))
     if compared.size != drawn.size:
         raise ValueError(
@@ -137,7 +142,13 @@ def _open_reference(reference: Path, drawn: Pictures, metrics: Sequence[str]) ->
     return compared
 
 
-def given_statistics(file: Path) -> FeatureStatistics | None:
+def _read_texts(captions: Path | None, drawn: Pictures) -> list[str]:
+    if captions is None:
+        raise ValueError("clip needs captions, a file with one for every picture")
+    return read_captions(captions, drawn.source, drawn.names, drawn.count)
+
+
+def read_statistics(file: Path) -> FeatureStatistics | None:
     """Return the `mu` and `sigma` of an ADM reference; None for a folder, or without statistics.
 
     Raises ValueError if it has only one of them, or they are no statistics of Inception's features.
@@ -201,34 +212,32 @@ def load_inception(weights: Path | None, device: torch.device) -> Look:
     return look
 
 
-def _by_inception(
+def _measure_by_inception(
     drawn: Pictures,
     compared: Pictures | None,
-    given: FeatureStatistics | None,
+    statistics: FeatureStatistics | None,
     metrics: Sequence[str],
     look: Look,
 ) -> dict[str, Any]:
-    features, logits = _seen(drawn, look)
+    features, logits = _look_at(drawn, look)
     found: dict[str, Any] = {}
     if "isc" in metrics:
         found |= inception_score(logits)
-    neighbours = {*_NEIGHBOURS} & set(metrics)
+    neighbours = [metric for metric in _NEIGHBOURS if metric in metrics]
     reference = None
-    if neighbours or ("fid" in metrics and given is None):
-        reference, _ = _seen(compared, look)
+    if neighbours or ("fid" in metrics and statistics is None):
+        reference, _ = _look_at(compared, look)
     if "fid" in metrics:
-        found["fid_reference"] = "pictures" if given is None else "mu and sigma"
-        target = feature_statistics(reference) if given is None else given
+        found["fid_reference"] = "pictures" if statistics is None else "mu and sigma"
+        target = feature_statistics(reference) if statistics is None else statistics
         found["fid"] = frechet_distance(feature_statistics(features), target)
     if neighbours:
-        both = dict(
-            zip(("precision", "recall"), precision_recall(features, reference), strict=True)
-        )
-        found |= {name: both[name] for name in both if name in neighbours}
+        both = dict(zip(_NEIGHBOURS, precision_recall(features, reference), strict=True))
+        found |= {name: both[name] for name in neighbours}
     return found
 
 
-def _seen(pictures: Pictures, look: Look) -> tuple[Tensor, Tensor]:
+def _look_at(pictures: Pictures, look: Look) -> tuple[Tensor, Tensor]:
     """Return features (N, D) and logits (N, K) of all pictures."""
     print(f"looking at the {pictures.count} pictures in {pictures.source}", flush=True)
     found = [look(images) for images in pictures.batches()]
@@ -311,7 +320,7 @@ def load_clip(name: str, device: torch.device) -> tuple[Any, Any, Any]:
     return model.eval().to(device), tokenizer, processor
 
 
-def _versions() -> dict[str, str]:
+def _find_versions() -> dict[str, str]:
     """Return what is installed here of the packages that the numbers depend on."""
     found = dict(VERSIONS)
     for name in ("torch-fidelity", "torchvision", "transformers", "pillow", "numpy"):

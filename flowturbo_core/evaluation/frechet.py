@@ -6,6 +6,7 @@ The name is Frechet distance throughout. It is FID only on the features of Incep
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,6 +97,10 @@ class Estimate:
 
     def __sub__(self, other: "Estimate") -> "Estimate":
         return Estimate(self.value - other.value, self.resampled - other.resampled)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return the columns of a row that hold it: the value, and its interval."""
+        return {name: self.value, f"{name}_interval": self.interval}
 
 
 def bootstrap(

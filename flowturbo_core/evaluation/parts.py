@@ -39,7 +39,7 @@ class Parts:
             with written_whole(file, only_new=True) as partial:
                 partial.write_text(text)
         except FileExistsError:
-            names = _differing(file, json.loads(text))
+            names = _find_differences(file, json.loads(text))
             if names:
                 raise ValueError(
                     f"{self.folder} holds a run with other settings ({', '.join(names)}); finish "
@@ -57,10 +57,13 @@ class Parts:
         """Write a part whole, or not at all."""
         save_arrays(arrays, self._file(number))
 
-    def once(self, number: int, make: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Return the arrays of a part; if it is missing, make and save it first."""
+    def make_once(
+        self, number: int, doing: str, make: Callable[[], dict[str, Any]]
+    ) -> dict[str, np.ndarray]:
+        """Return the arrays of a part; if it is missing, print `doing`, make it and save it."""
         part = self.read(number)
         if part is None:
+            print(doing, flush=True)
             part = make()
             self.save(number, part)
         return part
@@ -87,7 +90,7 @@ class Parts:
         return self.folder / f"{number:06d}.npz"
 
 
-def _differing(file: Path, settings: dict[str, Any]) -> list[str]:
+def _find_differences(file: Path, settings: dict[str, Any]) -> list[str]:
     """Return the names of the settings that differ from those in a file; all if it is damaged."""
     try:
         there = json.loads(file.read_text())

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from flowturbo_core.checks import brief
-from flowturbo_core.evaluation.frechet import bootstrap
 from flowturbo_core.evaluation.solver_error import (
     ends,
-    root_mean_square,
+    estimate_error,
     solve_reference,
     solver_errors,
 )
@@ -67,7 +66,7 @@ class Refiner:
         model.register_to_config(variant=self.variant)
         return model
 
-    def described(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return the columns of a row that describe it, with the settings of its last training."""
         last = (read_record(self.folder)["runs"] or [{}])[-1]
         names = ("max_dt", "guidance_scale", "minutes")
@@ -95,7 +94,7 @@ def compare_refiners(
     for plan in plans:
         if not plan.refiner_evaluations:
             raise ValueError(f"plan {plan} has no refiner step to compare refiners by")
-    described = [{"refiner": NONE}, *(refiner.described() for refiner in refiners)]
+    described = [{"refiner": NONE}, *(refiner.describe() for refiner in refiners)]
     pipelines = [
         ClassConditionalPipeline(pipeline.predictor, pipeline.vae, pipeline.class_names, module)
         for module in (
@@ -109,7 +108,7 @@ def compare_refiners(
         estimates = []
         for about, with_it in zip(described, pipelines, strict=True):
             errors = solver_errors(ends(with_it, plan, guidance_scale, seed), reference)
-            estimates.append(bootstrap(lambda i, e=errors: root_mean_square(e[i]), len(errors)))
+            estimates.append(estimate_error(errors))
             difference = estimates[-1] - estimates[0]
             rows.append(
                 {

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from flowturbo_core.checks import brief, cut, real_number, whole_number
 from flowturbo_core.devices import timed
-from flowturbo_core.pipelines.base import FlowPipeline, Output
+from flowturbo_core.pipelines.base import FlowPipeline
+from flowturbo_core.pipelines.bench import Output
 from flowturbo_core.plan import MAX_STEPS, SamplePlan, parse_distinct
 from flowturbo_core.sampler import Job
 from flowturbo_core.steps import State

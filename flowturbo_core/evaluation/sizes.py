@@ -6,12 +6,12 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from flowturbo_core.checks import unknown
-from flowturbo_core.models.catalog import EXAMPLE_PROMPTS
 from flowturbo_core.models.sit import PRESETS, SiTPredictor, SiTRefiner
 from flowturbo_core.models.unet import SD_REFINER, SD_UNET
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+from flowturbo_core.requests import EXAMPLE_PROMPTS
 from flowturbo_core.training.text import train_tokenizer
 
 # Stable Diffusion's autoencoder, which the released SiT models use.
@@ -63,7 +63,7 @@ def _random_sd(_: str, vae: AutoencoderKL) -> TextToImagePipeline:
     tokenizer = train_tokenizer(EXAMPLE_PROMPTS, _CLIP["max_position_embeddings"])
     marks = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in _MARKS}
     texts = CLIPTextModel(CLIPTextConfig(**_CLIP, **marks, vocab_size=len(tokenizer)))
-    predictor, refiner = (_random(UNet2DConditionModel(**its)) for its in (SD_UNET, SD_REFINER))
+    predictor, refiner = (_random(UNet2DConditionModel(**item)) for item in (SD_UNET, SD_REFINER))
     return TextToImagePipeline(predictor, vae, texts.eval(), tokenizer, refiner)
 
 

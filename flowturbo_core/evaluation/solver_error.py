@@ -19,6 +19,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from flowturbo_core.evaluation.frechet import Estimate, bootstrap
 from flowturbo_core.evaluation.rivals import Contender, finish
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.sampler import Job, build_steps, sample
@@ -131,3 +132,8 @@ def solver_errors(latents: Tensor, reference: Tensor) -> Tensor:
 def root_mean_square(errors: Tensor) -> float:
     """Return the root mean square of errors (N,)."""
     return float(errors.square().mean().sqrt())
+
+
+def estimate_error(errors: Tensor) -> Estimate:
+    """Estimate the root mean square of errors (N,)."""
+    return bootstrap(lambda i: root_mean_square(errors[i]), len(errors))

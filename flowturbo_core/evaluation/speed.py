@@ -48,32 +48,23 @@ def bench(
         contender.require_refiner(pipeline.refiner is not None)
     batch_size = whole_number("batch_size", batch_size, 1, 256)
     repeats = whole_number("repeats", repeats, 1, 1000)
-    pipelines, notes = _in_modes(pipeline, modes)
-
+    pipelines, notes = _prepare_modes(pipeline, modes)
     request = pipeline.example_request(batch_size, guidance_scale)
+    cases = _list_cases([*pipelines], contenders)
 
     def run(mode: str, contender: Contender) -> Timing:
-        timed_pipeline = pipelines[mode]
-        return finish(timed_pipeline, timed_pipeline.job(request), contender, "pt").timing
+        chosen = pipelines[mode]
+        return finish(chosen, chosen.job(request), contender, "pt").timing
 
-    if rivals and "eager" not in pipelines:
-        raise ValueError("rivals are timed eager: add eager to the modes")
-    cases = [
-        (mode, contender)
-        for mode in pipelines
-        for contender in contenders
-        if isinstance(contender, SamplePlan) or mode == "eager"
-    ]
     for case in cases:
         run(*case)
     peak = _PeakMemory(pipeline.device)
     rounds = [[run(*case) for case in cases] for _ in range(repeats)]
-    rows = [
-        {"plan": str(case[1]), "mode": case[0], **_row(rounds, k, case[1])}
-        for k, case in enumerate(cases)
-    ]
     return {
-        "rows": rows,
+        "rows": [
+            {"plan": str(contender), "mode": mode, **_take_medians(rounds, k, contender)}
+            for k, (mode, contender) in enumerate(cases)
+        ],
         "batch_size": batch_size,
         "repeats": repeats,
         "guidance_scale": request.guidance_scale,
@@ -86,7 +77,22 @@ def bench(
     }
 
 
-def _in_modes(
+def _list_cases(
+    modes: Sequence[str], contenders: Sequence[Contender]
+) -> list[tuple[str, Contender]]:
+    """Return what takes turns: every plan in every mode, and rivals eager alone."""
+    rivals = [contender for contender in contenders if not isinstance(contender, SamplePlan)]
+    if rivals and "eager" not in modes:
+        raise ValueError("rivals are timed eager: add eager to the modes")
+    return [
+        (mode, contender)
+        for mode in modes
+        for contender in contenders
+        if contender not in rivals or mode == "eager"
+    ]
+
+
+def _prepare_modes(
     pipeline: FlowPipeline, modes: Sequence[str]
 ) -> tuple[dict[str, FlowPipeline], list[str]]:
     """Return the pipeline in each mode, and notes on the modes that are left out."""
@@ -101,7 +107,10 @@ def _in_modes(
     return found, notes
 
 
-def _row(rounds: Sequence[Sequence[Timing]], k: int, contender: Contender) -> dict[str, float]:
+def _take_medians(
+    rounds: Sequence[Sequence[Timing]], k: int, contender: Contender
+) -> dict[str, float]:
+    """Return the times of case k over all rounds: medians, in milliseconds an image."""
     timings = [timings[k] for timings in rounds]
     ms = [timing.ms_per_image for timing in timings]
     ratios = [m / timings[0].ms_per_image for m, timings in zip(ms, rounds, strict=True)]

@@ -58,7 +58,7 @@ def quality_table(content: dict[str, Any], *others: dict[str, Any]) -> str:
             "its times are scaled by the ratio of the two times of this plan."
             for other, plan in zip(others, shared, strict=True)
         )
-        + f"{_checked(content)}\n"
+        + f"{_describe_check(content)}\n"
     )
 
 
@@ -70,7 +70,7 @@ def _check_alike(content: dict[str, Any], *others: dict[str, Any]) -> None:
             raise ValueError(f"runs that differ in {name} make no table together")
 
 
-def _checked(content: dict[str, Any]) -> str:
+def _describe_check(content: dict[str, Any]) -> str:
     """Return how much the solver error's reference depends on its number of steps, if measured."""
     if content["reference"] is None:
         return ""

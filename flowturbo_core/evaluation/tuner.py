@@ -6,16 +6,18 @@ the search goes from good plans to their neighbours. A plan is on the front if n
 or a lower cost has a smaller error. If plans on the front hardly differ, the cheapest is offered.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor
 
 from flowturbo_core.checks import real_number
-from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of, weights_of
+from flowturbo_core.evaluation.evaluate import evaluate
 from flowturbo_core.evaluation.parts import Parts
+from flowturbo_core.evaluation.quality import evaluator_of
+from flowturbo_core.evaluation.settings import Settings
 from flowturbo_core.evaluation.solver_error import (
     NUM_NOISES,
     ends,
@@ -37,6 +39,16 @@ _SLACK = 1.05
 _WORTH = 0.99  # a plan is offered if its error is at most this share of that of the plan before
 _SEARCH_NOISES = 16
 _NEAR = 1.02  # plans up to 2% worse than the front, on those noises, are measured on all noises
+# What a front says of the run that confirmed it.
+_CIRCUMSTANCES = (
+    "floor",
+    "guidance_scale",
+    "seed",
+    "batch_size",
+    "dtype",
+    "machine",
+    "versions",
+)
 _MOST_REFINING = 8  # R blocks in a row, as the page offers; the paper's best plans have up to five
 
 
@@ -62,14 +74,9 @@ def search(
 
     Raises ValueError if even the cheapest plan costs more.
     """
-
-    def allowed(counts: Counts) -> bool:
-        plan = SamplePlan.from_counts(*counts)
-        refining = _MOST_REFINING if with_refiner else 0
-        return counts[2] <= refining and cost_of(plan) <= budget
-
+    is_allowed = partial(_is_allowed, cost_of, budget, _MOST_REFINING if with_refiner else 0)
     errors: dict[SamplePlan, float] = {}
-    waiting = {counts for counts in _START if allowed(counts)}
+    waiting = {counts for counts in _START if is_allowed(counts)}
     if not waiting:
         raise ValueError(
             f"no plan takes {budget:.4g} ms: even H1 takes {cost_of(SamplePlan('H')):.4g} ms"
@@ -77,14 +84,20 @@ def search(
     while waiting:
         plans = (SamplePlan.from_counts(*counts) for counts in sorted(waiting))
         errors |= {plan: error_of(plan) for plan in plans}
-        seen = {_counts(plan) for plan in errors}
+        tried = {plan.counts() for plan in errors}
         near = {
             counts
             for plan in front(errors, cost_of, _SLACK)
-            for counts in _neighbours(_counts(plan))
+            for counts in _neighbours(plan.counts())
         }
-        waiting = {counts for counts in near - seen if allowed(counts)}
+        waiting = {counts for counts in near - tried if is_allowed(counts)}
     return errors
+
+
+def _is_allowed(
+    cost_of: Callable[[SamplePlan], float], budget: float, most_refining: int, counts: Counts
+) -> bool:
+    return counts[2] <= most_refining and cost_of(SamplePlan.from_counts(*counts)) <= budget
 
 
 def front(
@@ -99,7 +112,7 @@ def front(
     return kept
 
 
-def offered(front: Sequence[SamplePlan], errors: Mapping[SamplePlan, float]) -> list[SamplePlan]:
+def drop_alike(front: Sequence[SamplePlan], errors: Mapping[SamplePlan, float]) -> list[SamplePlan]:
     """Return the plans of a front, cheapest first, without those that hardly improve the error."""
     kept: list[SamplePlan] = []
     for plan in front:
@@ -121,7 +134,7 @@ def tune(
     """Return what `models.front` reads: `plans`, cheapest first, and how they were found.
 
     The front is computed from the rates of this machine and the solver errors. Its plans then run
-    in turn on `num_samples` images, and `confirmed` keeps those that stand.
+    in turn on `num_samples` images, and `confirm` keeps those that stand.
 
     Args:
         pipeline: the model to tune.
@@ -135,57 +148,48 @@ def tune(
         exact: the model in float32; None if `pipeline` is in float32.
     """
     evaluator = evaluator_of(pipeline)
-    settings = Settings(
-        "tuned",
-        weights_of(pipeline, evaluator),
-        ("H8",),
-        num_samples,
-        ("frechet", "accuracy"),
-        guidance_scale,
-        seed,
-        batch_size,
-        pipeline.device.type,
-        str(pipeline.dtype).removeprefix("torch."),
-    )  # refuses wrong numbers before anything is measured
+    settings = Settings.of(  # refuses wrong numbers before anything is measured
+        pipeline,
+        evaluator,
+        model="tuned",
+        plans=("H8",),
+        num_samples=num_samples,
+        metrics=("frechet", "accuracy"),
+        guidance_scale=guidance_scale,
+        seed=seed,
+        batch_size=batch_size,
+    )
     rates = measure_rates(pipeline, settings.batch_size, guidance_scale)
     budget = rates.ms_of(SamplePlan("H" * 8)) if budget_ms is None else budget_ms
     budget = real_number("budget_ms", budget, 0, 1e9)
     errors = measure_errors(pipeline, exact or pipeline, guidance_scale, seed, rates, budget)
     affordable = {plan: e for plan, e in errors.items() if rates.ms_of(plan) <= budget}
-    worth = offered(front(affordable, rates.ms_of), errors)
+    worth = drop_alike(front(affordable, rates.ms_of), errors)
     settings = replace(settings, plans=tuple(map(str, worth)))
     parts.remove()
     run = evaluate(pipeline, settings, parts, evaluator, are_compared=lambda plan, other: True)
     rows = [row | {"solver_error": errors[p]} for row, p in zip(run["rows"], worth, strict=True)]
-    rows = confirmed(rows, run["pairs"])
-    kept = {row["plan"] for row in rows}
+    rows = confirm(rows, run["pairs"])
     return {
         "plans": rows,
-        "others": [
-            asdict(
-                FrontPlan(str(plan), plan.predictor_evaluations, plan.refiner_evaluations, error)
-            )
-            for plan, error in errors.items()
-            if str(plan) not in kept
-        ],
+        "others": _list_others(errors, {row["plan"] for row in rows}),
         "budget_ms": budget,
         "rates": asdict(rates),
-        **{
-            name: run[name]
-            for name in (
-                "floor",
-                "guidance_scale",
-                "seed",
-                "batch_size",
-                "dtype",
-                "machine",
-                "versions",
-            )
-        },
+        **{name: run[name] for name in _CIRCUMSTANCES},
     }
 
 
-def confirmed(
+def _list_others(errors: Mapping[SamplePlan, float], kept: Collection[str]) -> list[dict[str, Any]]:
+    """Return the plans that were measured and are not on the front."""
+    others = (
+        FrontPlan(str(plan), plan.predictor_evaluations, plan.refiner_evaluations, error)
+        for plan, error in errors.items()
+        if str(plan) not in kept
+    )
+    return [asdict(plan) for plan in others]
+
+
+def confirm(
     rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return the rows that stay on the front after their plans were run, cheapest first.
@@ -226,19 +230,19 @@ def measure_errors(
     """
 
     @cache  # it is solved only once the search has found a plan within the budget
-    def reference() -> Tensor:
+    def solve() -> Tensor:
         print("solving the reference", flush=True)
         return solve_reference(exact, guidance_scale, seed).latents
 
-    def error(model: FlowPipeline, plan: SamplePlan, count: int) -> float:
+    def measure(model: FlowPipeline, plan: SamplePlan, count: int) -> float:
         latents = ends(model, plan, guidance_scale, seed, count)
-        found = root_mean_square(solver_errors(latents, reference()[:count]))
+        found = root_mean_square(solver_errors(latents, solve()[:count]))
         text = f"{plan!s:12} {rates.ms_of(plan):8.1f} ms/img  solver error {found:.4f}"
         print(f"{text} over {count} noises", flush=True)
         return found
 
     tried = search(
-        lambda plan: error(pipeline, plan, _SEARCH_NOISES),
+        lambda plan: measure(pipeline, plan, _SEARCH_NOISES),
         rates.ms_of,
         budget_ms,
         pipeline.refiner is not None,
@@ -246,13 +250,9 @@ def measure_errors(
     known = (SamplePlan.parse(plan) for plan in (*PAPER_PLANS, pipeline.default_plan))
     compared = (p for p in known if pipeline.refiner is not None or not p.refiner_evaluations)
     return {
-        plan: error(exact, plan, NUM_NOISES)
+        plan: measure(exact, plan, NUM_NOISES)
         for plan in dict.fromkeys([*front(tried, rates.ms_of, _NEAR), *compared])
     }
-
-
-def _counts(plan: SamplePlan) -> Counts:
-    return tuple(plan.blocks.count(letter) for letter in "HPR")
 
 
 def _neighbours(counts: Counts) -> Iterable[Counts]:

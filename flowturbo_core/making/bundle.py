@@ -3,7 +3,6 @@
 All figures of a card come from the records that the trainings wrote.
 """
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ import diffusers
 from diffusers import ModelMixin
 
 from flowturbo_core.data.postcards import scene
+from flowturbo_core.files import write_json
 from flowturbo_core.making.class_pictures import write_class_pictures
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL
 from flowturbo_core.models.catalog import CATALOGUE, DEFAULT_TEXT_MODEL
@@ -110,7 +110,7 @@ def bundle_text(predictor: Path, refiner: Path, catalogue: Path, settings: dict[
             "vae": [CATALOGUE, AUTOENCODER],
             **settings,
         }
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        write_json(index, folder / "model_index.json")
         pipeline = TextToImagePipeline.from_pretrained(folder)
         (folder / "README.md").write_text(_text_card(pipeline, predictor, refiner))
         if (catalogue / DEFAULT_TEXT_MODEL).exists():
@@ -142,8 +142,8 @@ def _text_card(pipeline: TextToImagePipeline, predictor: Path, refiner: Path) ->
     for name, words in _VOCABULARY.items():
         text += f"- {name}: {', '.join(words)}\n"
     text += "\nIt takes other words for some of these.\n\n"
-    text += _training("UNet and text encoder", "text-flow", read_record(predictor))
-    return text + _training("the refiner", "text-refiner", read_record(refiner)) + _LIMITS
+    text += _describe_training("UNet and text encoder", "text-flow", read_record(predictor))
+    return text + _describe_training("the refiner", "text-refiner", read_record(refiner)) + _LIMITS
 
 
 def bundle_evaluator(trained: Path, catalogue: Path) -> None:
@@ -166,7 +166,7 @@ def bundle_evaluator(trained: Path, catalogue: Path) -> None:
         f"drawn, and scenes encoded and decoded by `{AUTOENCODER}`:\n\n"
     )
     text += _accuracies_table(record["unseen"])
-    text += _DATA.format(held_out="") + _training("the evaluator", "evaluator", record)
+    text += _DATA.format(held_out="") + _describe_training("the evaluator", "evaluator", record)
     with tempfile.TemporaryDirectory(dir=catalogue) as scratch:
         written = Path(scratch) / EVALUATOR
         shutil.copytree(trained, written)
@@ -179,8 +179,8 @@ def bundle_evaluator(trained: Path, catalogue: Path) -> None:
 def _accuracies_table(unseen: dict[str, dict[str, float]]) -> str:
     names = list(unseen["drawn"])
     rows = (
-        f"| {kind} | {' | '.join(f'{100 * its[name]:.2f}%' for name in names)} |\n"
-        for kind, its in unseen.items()
+        f"| {kind} | {' | '.join(f'{100 * item[name]:.2f}%' for name in names)} |\n"
+        for kind, item in unseen.items()
     )
     return f"| | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}\n{''.join(rows)}\n"
 
@@ -197,7 +197,7 @@ def _write_autoencoder(pipeline: ClassConditionalPipeline, trained: Path, folder
     )
     text += (
         _DATA.format(held_out=_HELD_OUT)
-        + _training("the autoencoder", "autoencoder", record)
+        + _describe_training("the autoencoder", "autoencoder", record)
         + _LIMITS
     )
     (folder / "README.md").write_text(text)
@@ -221,7 +221,7 @@ def _write_class_conditional(
         "class_names": list(scene.CLASSES),
         **settings,
     }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    write_json(index, folder / "model_index.json")
     write_class_pictures(pipeline, folder)
     text = _FRONT_MATTER.format(tags="flow-matching, SiT, FlowTurbo", title="Postcards SiT")
     text += (
@@ -235,7 +235,7 @@ def _write_class_conditional(
         "```\n\n" + _DATA.format(held_out=_HELD_OUT)
     )
     for title, what, part in (("predictor", "flow", predictor), ("refiner", "refiner", refiner)):
-        text += _training(f"the {title}", what, read_record(part))
+        text += _describe_training(f"the {title}", what, read_record(part))
     (folder / "README.md").write_text(text + _LIMITS)
 
 
@@ -243,7 +243,7 @@ def _parameters(model: ModelMixin) -> str:
     return f"{model.num_parameters() / 1e6:.2f} million parameters"
 
 
-def _training(title: str, what: str, record: dict[str, Any]) -> str:
+def _describe_training(title: str, what: str, record: dict[str, Any]) -> str:
     return (
         f"## Training of {title}\n\n"
         f"`python -m flowturbo_core train {what} --recipe postcards`, in these runs. Each run "

@@ -1,7 +1,7 @@
-"""Released SiT and FlowTurbo checkpoints to model folders.
+"""Turns released SiT and FlowTurbo checkpoints into model folders.
 
 A released file is a pickle. It is read once, here, with `weights_only=True`, so that no code in
-it runs; what it holds is checked name by name and shape by shape before anything is written.
+it runs. Its names and shapes are checked before anything is written.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from flowturbo_core.pipelines.convention import require_no_noise_predictor
 
 RELEASED_GUIDED_CHANNELS = 3  # of four: see guidance.PartialGuidance
 
-# Under what trainings nest weights, averaged ones and those that were trained; how deep at most.
+# The names under which trainings nest averaged weights and trained ones, and the greatest depth.
 _AVERAGED = ("ema", "params_ema", "model_ema", "ema_model", "ema_state_dict")
 _AS_TRAINED = ("model", "state_dict", "model_state_dict", "params", "module")
 _DEEPEST = 4
@@ -64,13 +64,13 @@ def convert_sit(
 ) -> ClassConditionalPipeline:
     """Write a `ClassConditionalPipeline` folder from released checkpoints, and return it.
 
-    Depth, width, patch size, latent size and the number of classes are read off the shapes; only
-    the number of heads leaves no trace in them. Of a training checkpoint (a dict with `ema` and
-    `model`) the averaged weights are taken, or with `raw` the others.
+    The shapes tell depth, width, patch size, latent size and the number of classes, but not the
+    number of heads. A training checkpoint (a dict with `ema` and `model`) gives its averaged
+    weights, or with `raw` the others.
 
-    The `doubts` of what is returned tell what one evaluation makes doubtful. Raises ValueError,
-    naming the file, for anything but a whole SiT checkpoint, a DiT's among them, and for an output
-    folder that holds something.
+    The `doubts` of the pipeline are what one evaluation makes doubtful. Raises ValueError, naming
+    the file, for anything but a whole SiT checkpoint, such as a DiT's, and for an output folder
+    that is not empty.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} holds something already; --output must be a new folder")
@@ -93,7 +93,7 @@ def convert_sit(
     require_no_noise_predictor(
         predictor_file, predictor, pipeline.latent_shape, pipeline.no_condition()
     )
-    pipeline.doubts = pipeline.measured_doubts()
+    pipeline.doubts = pipeline.measure_doubts()
     pipeline.save_pretrained(output)
     return pipeline
 
@@ -118,9 +118,9 @@ def _load_autoencoder(folder: Path) -> AutoencoderKL:
 
 
 def read_pickles(folder: Path, passed_over: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Return the weights of a part that are pickles, one or several; empty where none are.
+    """Return the weights in the pickles of a part; empty if it has none.
 
-    What has a name in `passed_over` is left out. Raises ValueError as `read_checkpoint` does.
+    Names in `passed_over` are left out. Raises ValueError as `read_checkpoint` does.
     """
     files = next(filter(None, (weight_files(folder, stem, "bin") for stem in PICKLED)), [])
     weights: dict[str, Tensor] = {}
@@ -135,15 +135,14 @@ def read_pickles(folder: Path, passed_over: Sequence[str] = ()) -> dict[str, Ten
 def read_checkpoint(
     file: Path, raw: bool = False, passed_over: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """Return the state dict in a released checkpoint, without running any code it may hold.
+    """Return the state dict in a released checkpoint, without running any code in the file.
 
-    It may be nested, as trainings save it; of averaged weights and others the averaged are taken,
-    or with `raw` the others. What wrappers put before every name is taken off. What has a name in
-    `passed_over` is left out, whatever it is. Raises ValueError, naming the file, if it is missing,
-    truncated, no checkpoint, or a pickle of anything but tensors, containers and an
-    `argparse.Namespace`.
+    The dict may be nested, as trainings save it. Averaged weights are preferred, or with `raw` the
+    others. Prefixes that wrappers put before every name are removed. Names in `passed_over` are
+    left out. Raises ValueError, naming the file, if it is missing, truncated, no checkpoint, or a
+    pickle of anything but tensors, containers and an `argparse.Namespace`.
     """
-    content, taken = _unwrapped(_content_of(file), raw)
+    content, taken = _unwrap(_content_of(file), raw)
     if raw and not taken:
         raise ValueError(f"{file}: --raw needs a checkpoint with ema and model")
     if raw and (averaged := set(taken) & set(_AVERAGED)):
@@ -190,7 +189,7 @@ def _content_of(file: Path) -> Any:
         ) from error
 
 
-def _unwrapped(content: Any, raw: bool) -> tuple[Any, list[str]]:
+def _unwrap(content: Any, raw: bool) -> tuple[Any, list[str]]:
     """Return the innermost weights of nested ones, and the names that led there."""
     taken: list[str] = []
     first, second = (_AS_TRAINED, _AVERAGED) if raw else (_AVERAGED, _AS_TRAINED)
@@ -208,7 +207,7 @@ def _unwrapped(content: Any, raw: bool) -> tuple[Any, list[str]]:
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict without what wrappers put before all of its names."""
+    """Return a state dict without the prefixes that wrappers put before all of its names."""
     state = {name: tensor for name, tensor in state.items() if name != _AVERAGES_COUNTED}
     while state:
         common = [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in state)]
@@ -224,11 +223,11 @@ def infer_config(state: dict[str, Tensor], input_multiple: int) -> dict[str, Any
     `input_multiple` is how many times the latents' channels its input has: 1 or, for a refiner,
     2. Raises ValueError, naming it, if a parameter that tells is missing or malformed.
     """
-    embed = _shaped(state, "x_embedder.proj.weight", 4)  # (width, channels, patch, patch)
-    positions = _shaped(state, "pos_embed", 3)  # (1, tokens, width)
-    table = _shaped(state, "y_embedder.embedding_table.weight", 2)  # (classes + 1, width)
-    outputs = _shaped(state, "final_layer.linear.weight", 2)  # (patch^2 outputs, width)
-    hidden = _shaped(state, "blocks.0.mlp.fc1.weight", 2)  # (ratio width, width)
+    embed = _require_tensor(state, "x_embedder.proj.weight", 4)  # (width, channels, patch, patch)
+    positions = _require_tensor(state, "pos_embed", 3)  # (1, tokens, width)
+    table = _require_tensor(state, "y_embedder.embedding_table.weight", 2)  # (classes + 1, width)
+    outputs = _require_tensor(state, "final_layer.linear.weight", 2)  # (patch^2 outputs, width)
+    hidden = _require_tensor(state, "blocks.0.mlp.fc1.weight", 2)  # (ratio width, width)
     width, inputs, patch = embed.shape[0], embed.shape[1], embed.shape[2]
     side = math.isqrt(positions.shape[1])
     if table.shape[0] < 2:
@@ -292,9 +291,9 @@ def _check_plain(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} is {tuple(tensor.shape)}, more numbers than the file holds")
 
 
-def _shaped(state: dict[str, Tensor], name: str, dimensions: int) -> Tensor:
+def _require_tensor(state: dict[str, Tensor], name: str, dimensions: int) -> Tensor:
     if name not in state:
-        longer = next((its for its in state if its.endswith(f".{name}")), None)
+        longer = next((item for item in state if item.endswith(f".{name}")), None)
         if longer is not None:
             raise ValueError(
                 f"{name} is missing, and there is {brief(longer)}: save the SiT's own state dict"

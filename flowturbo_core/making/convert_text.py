@@ -1,10 +1,9 @@
-"""Text-to-image folders of pickled weights, as many were published, to safetensors; refiners too.
+"""Turns text-to-image folders of pickled weights into safetensors, and gives them refiners.
 
-Each pickle is read once, with `weights_only=True`, so that no code in it runs; what comes out is
-loaded as any other model is before it takes the name that was asked for.
+Each pickle is read once, with `weights_only=True`, so that no code in it runs. The copy is loaded,
+as any other model is, before it takes the name that was asked for.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -15,8 +14,9 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from flowturbo_core.files import write_json
 from flowturbo_core.making.convert_sit import PICKLED, read_pickles
-from flowturbo_core.models.catalog import TASKS, TEXTS, read_index
+from flowturbo_core.models.catalog import PIPELINES, read_index
 from flowturbo_core.models.storage import (
     WEIGHTS,
     has_whole_weights,
@@ -27,6 +27,7 @@ from flowturbo_core.models.text_encoder import POSITIONS, PREFIX
 from flowturbo_core.models.text_encoder import WEIGHTS as TEXT_WEIGHTS
 from flowturbo_core.pipelines.convention import SCHEDULER
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+from flowturbo_core.requests import Texts
 
 # What the weights of each part are called, without their ending.
 _WEIGHTS = {"unet": WEIGHTS, "refiner": WEIGHTS, "vae": WEIGHTS, "text_encoder": TEXT_WEIGHTS}
@@ -42,13 +43,13 @@ def convert_text_to_image(
 ) -> TextToImagePipeline:
     """Write a copy of the folder `source` whose weights are safetensors, and load it.
 
-    The parts this project uses are taken over, and those alone; weights that are safetensors
-    already are linked, where the disk can, and else copied. The index gets `settings` too, such
-    as a default plan, and the folder `refiner`, if there is one, takes the place of its own. Raises
-    ValueError, naming the file, for a folder that is none of Stable Diffusion's layout, weights
-    that are missing or damaged, or an `output` that is there.
+    The copy has only the parts that this project uses. Weights that are safetensors already are
+    linked if the disk can, or else copied. The index gets `settings`, such as a default plan. The
+    folder `refiner` replaces the refiner of `source`. Raises ValueError, naming the file, if
+    `source` has not Stable Diffusion's layout, if weights are missing or damaged, or if `output`
+    exists.
     """
-    index = read_index(source, *(name for name, task in TASKS.items() if task == TEXTS))
+    index = read_index(source, *(name for name, subject in PIPELINES.items() if subject is Texts))
     if output.exists():
         raise ValueError(f"{output} is there already; --output must be a new folder")
     if refiner is not None and not (refiner / "config.json").is_file():
@@ -70,7 +71,7 @@ def convert_text_to_image(
         for name in kept.keys() & sources.keys():
             if sources[name].is_dir():
                 _convert_part(sources[name], folder / name, _WEIGHTS.get(name))
-        (folder / "model_index.json").write_text(json.dumps(kept | settings, indent=2) + "\n")
+        write_json(kept | settings, folder / "model_index.json")
         try:
             pipeline = TextToImagePipeline.from_pretrained(folder)
         except ValueError as error:  # names parts of the copy, which nobody will find
@@ -83,7 +84,7 @@ def convert_text_to_image(
 
 
 def _convert_part(source: Path, folder: Path, stem: str | None) -> None:
-    """Take a part over, its weights as safetensors: those in full before a variant of them."""
+    """Copy a part with safetensors; full weights are preferred to a variant of them."""
     folder.mkdir()
     for file in source.iterdir():
         is_setting = file.suffix in (".json", ".txt") and ".index." not in file.name

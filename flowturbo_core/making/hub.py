@@ -1,8 +1,8 @@
-"""Fetching the text-to-image models of the catalogue from their hub, when somebody asks for one.
+"""Fetches text-to-image models of the catalogue from their hub, when somebody asks for one.
 
-What arrives is kept beside its place until all of it is there: of a fetch that broke off, the files
-that are whole are not fetched again. Then all is turned into safetensors where it is not, and
-loaded once, before it takes its name.
+Files are kept beside the model's place until all have arrived, so that a fetch that broke off does
+not fetch whole files again. Then pickles are turned into safetensors, and the model is loaded once
+before it takes its name.
 """
 
 import re
@@ -95,7 +95,7 @@ def fetch(model: HubModel, endpoint: str | None = None) -> Iterator[Fetched]:
 
 
 def _reason(error: Exception, model: HubModel) -> str:
-    """Return why a fetch failed: what libraries say of it goes on for lines."""
+    """Return in one sentence why a fetch failed."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     if isinstance(error, GatedRepoError):
@@ -130,7 +130,7 @@ def _fetch(model: HubModel, arrived: Path, endpoint: str | None) -> Iterator[Fet
     files = wanted_files({file.rfilename: file.size or 0 for file in about.siblings or []})
     total = sum(files.values())
     _check_disk(files, arrived)
-    arriving = _begun(
+    arriving = _begin(
         partial(
             snapshot_download,
             model.repository,
@@ -162,7 +162,7 @@ def _check_disk(files: Mapping[str, int], arrived: Path) -> None:
         raise ValueError(f"it takes {needed / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} left")
 
 
-def _begun(work: Callable[[], object]) -> Future:
+def _begin(work: Callable[[], object]) -> Future:
     """Begin work on a thread that does not outlive the program."""
     future: Future = Future()
 
@@ -193,12 +193,12 @@ def _settle(model: HubModel, arrived: Path) -> None:
 
 
 def _scratch(model: HubModel) -> str:
-    """Return how the folders begin that a fetch which was killed may leave."""
+    """Return the beginning of the names of folders that a killed fetch may leave."""
     return f".{model.name}.scratch"
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the size of all files, those included that are still arriving."""
+    """Return the size of all files, also of those that are still arriving."""
     sizes = 0
     for file in folder.rglob("*"):
         try:

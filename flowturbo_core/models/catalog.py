@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from flowturbo_core.checks import brief, real_number, whole_number
+from flowturbo_core.checks import brief, whole_number
 from flowturbo_core.files import read_json, user_cache
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import MAX_GUIDANCE_SCALE, MAX_SIDE, check_class_names
+from flowturbo_core.requests import (
+    GUIDANCE_SCALE,
+    MAX_SIDE,
+    Classes,
+    Subject,
+    Texts,
+    check_class_names,
+)
 
 if TYPE_CHECKING:
     from flowturbo_core.models.front import Front
@@ -21,31 +28,15 @@ if TYPE_CHECKING:
 MODELS_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
 DEFAULT_MODEL = "postcards-sit"
 DEFAULT_TEXT_MODEL = "postcards-t2i"
-# What models make pictures of, by the pipeline that an index names. Folders of InstaFlow's and of
-# Stable Diffusion's layout are read as well as ours.
-CLASSES, TEXTS = "classes", "texts"
-TASKS = {
-    "ClassConditionalPipeline": CLASSES,
-    "TextToImagePipeline": TEXTS,
-    "RectifiedFlowPipeline": TEXTS,
-    "InstaFlowPipeline": TEXTS,
-    "StableDiffusionPipeline": TEXTS,
+# What models draw, by the pipeline that an index names. Folders of InstaFlow's and of Stable
+# Diffusion's layout are read as well as ours.
+PIPELINES: dict[str, type[Subject]] = {
+    "ClassConditionalPipeline": Classes,
+    "TextToImagePipeline": Texts,
+    "RectifiedFlowPipeline": Texts,
+    "InstaFlowPipeline": Texts,
+    "StableDiffusionPipeline": Texts,
 }
-# What is measured and shown where nobody asks for anything: all can be drawn by postcards-t2i.
-EXAMPLE_PROMPTS = (
-    "a red sailboat at sunset",
-    "a large yellow balloon on the left, by day",
-    "a small pink house in the snow",
-    "an orange cat in the centre, at sunrise",
-    "purple mountains behind a lake at night",
-    "a green cactus on the right, in the evening",
-    "a white lighthouse in the rain",
-    "a blue fish leaping from the sea at dawn",
-    "a boat",
-    "sunset",
-    "night, city",
-    "red mushroom",
-)
 # Where a model_index.json has a library, this says: a model of that name in the catalogue.
 CATALOGUE = "flowturbo_core.catalogue"
 _WEIGHT_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -143,7 +134,7 @@ class ModelDescription:
     Args:
         name: what people call it: its name in the catalogue, or its folder's.
         folder: where it is.
-        task: what it makes pictures of: CLASSES or TEXTS.
+        subject: what it draws.
         class_names: the name of each class, label 0 first; none for a model of texts.
         has_refiner: whether it can take refiner steps.
         default_plan: the plan where none is given.
@@ -154,7 +145,7 @@ class ModelDescription:
 
     name: str
     folder: Path
-    task: str
+    subject: type[Subject]
     class_names: tuple[str, ...]
     has_refiner: bool
     default_plan: str
@@ -169,25 +160,24 @@ class ModelDescription:
         Raises ValueError, naming the folder, if it does not describe such a model.
         """
         folder = model_folder(name_or_path)
-        index = read_index(folder, *TASKS)
-        task = TASKS[index["_class_name"]]
+        index = read_index(folder, *PIPELINES)
+        subject = PIPELINES[index["_class_name"]]
         try:
-            if task == CLASSES:
+            if subject is Classes:
                 check_class_names(index.get("class_names"))
             return cls(
                 folder.resolve().name,
                 folder,
-                task,
-                tuple(index["class_names"]) if task == CLASSES else (),
+                subject,
+                tuple(index["class_names"]) if subject is Classes else (),
                 "refiner" in index,
                 str(SamplePlan.parse(index.get("default_plan", DEFAULT_PLAN))),
-                real_number(
+                GUIDANCE_SCALE.read(
                     "default_guidance_scale",
                     index.get("default_guidance_scale", DEFAULT_GUIDANCE_SCALE),
-                    0,
-                    MAX_GUIDANCE_SCALE,
+                    None,
                 ),
-                *(_image_size_and_factor(folder, index) if task == TEXTS else ()),
+                *(_image_size_and_factor(folder, index) if subject is Texts else ()),
             )
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
@@ -198,7 +188,7 @@ class ModelDescription:
         return cls(
             model.name,
             model.folder,
-            TEXTS,
+            Texts,
             (),
             False,
             model.default_plan,

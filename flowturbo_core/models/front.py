@@ -17,7 +17,7 @@ from flowturbo_core.checks import brief, cut, real_number
 from flowturbo_core.files import check_user_cache, read_json, user_cache
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
-from flowturbo_core.requests import MAX_GUIDANCE_SCALE
+from flowturbo_core.requests import GUIDANCE_SCALE
 
 FILE_NAME = "front.json"
 _MAX_ERROR = 1_000_000  # latents have a spread of about 1: a larger error is a mistake in the file
@@ -87,10 +87,8 @@ class Front:
         content = read_json(file)
         try:
             plans, others = _plans(content.get("plans")), _others(content.get("others", []))
-            _check_distinct([its.plan for its in (*plans, *others)])
-            scale = real_number(
-                "guidance_scale", content.get("guidance_scale"), 0, MAX_GUIDANCE_SCALE
-            )
+            _check_distinct([item.plan for item in (*plans, *others)])
+            scale = GUIDANCE_SCALE.read("guidance_scale", content.get("guidance_scale"), None)
             if content.get("weights") != weights_hash(folder):
                 raise ValueError("it was found with other weights than the model has; tune again")
             return cls(plans, scale, others)
@@ -104,7 +102,7 @@ class Front:
 
     def solver_error(self, plan: str) -> float | None:
         """Return the error of a plan; None if it was not measured."""
-        return next((its.solver_error for its in self.measured if its.plan == plan), None)
+        return next((item.solver_error for item in self.measured if item.plan == plan), None)
 
 
 def front_files(folder: Path) -> tuple[Path, Path]:

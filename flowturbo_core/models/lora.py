@@ -71,9 +71,9 @@ _SETTINGS = (
 
 
 class _Loader(StableDiffusionLoraLoaderMixin):
-    """As much of a diffusers pipeline as its loader of LoRA weights looks at."""
+    """The parts of a diffusers pipeline that its loader of LoRA weights needs."""
 
-    hf_device_map: Any = {}  # which is how it is told that no part is offloaded
+    hf_device_map: Any = {}  # no part is offloaded
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel):
         self.unet, self.text_encoder = unet, text_encoder
@@ -104,7 +104,7 @@ def add_lora(
         found, settings = _read(file, models)
         tensors |= found
         metadata |= settings
-    loader, trained = _Loader(unet, text_encoder), _trained(unet, text_encoder)
+    loader, trained = _Loader(unet, text_encoder), _list_trained(unet, text_encoder)
     try:
         with _silent():
             _load(loader, tensors, metadata)
@@ -123,7 +123,7 @@ def add_lora(
 
 
 def _find(folder_or_file: object) -> list[Path]:
-    """Return the file of a LoRA; of one that peft wrote for each model, both."""
+    """Return the file of a LoRA, or both files if peft wrote one for each model."""
     if not isinstance(folder_or_file, str | Path):
         raise ValueError(f"LoRA weights are a file or a folder, not {brief(folder_or_file)}")
     path = Path(os.path.expanduser(folder_or_file))
@@ -163,7 +163,7 @@ def _only_file(folder: Path) -> Path:
 
 
 def _read(file: Path, models: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a file by diffusers' names, and what is to be known to read them.
+    """Return the tensors of a file by diffusers' names, and the settings that read them.
 
     Raises ValueError, naming the file, for what diffusers would read wrong, or leave out with a
     warning.
@@ -238,7 +238,7 @@ def _from_peft(
     return named, {f"{part}.{name}": v for name, v in config.items() if v is not None}
 
 
-def _trained(*models: nn.Module) -> list[nn.Parameter]:
+def _list_trained(*models: nn.Module) -> list[nn.Parameter]:
     return [p for model in models for p in model.parameters() if p.requires_grad]
 
 
@@ -248,7 +248,7 @@ def _load(loader: _Loader, tensors: dict[str, Tensor], metadata: Mapping[str, An
     What it raises else is diffusers' and peft's own.
     """
     tensors, alphas = loader.lora_state_dict(tensors)
-    tensors = _scaled(tensors, alphas or {})
+    tensors = _scale(tensors, alphas or {})
     # transformers puts a magnitude of DoRA's into its place only under its whole name.
     tensors = {
         re.sub(r"^text_encoder\..*lora_magnitude_vector$", r"\g<0>.weight", name): tensor
@@ -301,10 +301,10 @@ def _bytes_of(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _scaled(tensors: dict[str, Tensor], alphas: dict[str, float]) -> dict[str, Tensor]:
-    """Return the tensors with the factors alpha / rank in them that kohya's files have apart.
+def _scale(tensors: dict[str, Tensor], alphas: dict[str, float]) -> dict[str, Tensor]:
+    """Return the tensors times alpha / rank, a factor that kohya's files keep apart.
 
-    diffusers takes one for another where a file has several.
+    diffusers confuses these factors where a file has several.
     """
     scaled = dict(tensors)
     for name, alpha in alphas.items():

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
 from flowturbo_core.checks import brief, in_short, whole_number
-from flowturbo_core.files import read_json
+from flowturbo_core.files import read_json, write_json
 from flowturbo_core.models.storage import (
     AS_SAFETENSORS,
     check_finite,
@@ -146,7 +146,7 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     kept = {name: value for name, value in config.items() if name not in _HOW_IT_WAS_LOADED}
-    file.write_text(json.dumps(kept, indent=2) + "\n")
+    write_json(kept, file)
     tokenizer.backend_tokenizer.model.save(str(folder))
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     added = {
@@ -155,7 +155,7 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
         if word not in vocabulary
     }
     if added:
-        (folder / "added_tokens.json").write_text(json.dumps(added, indent=2) + "\n")
+        write_json(added, folder / "added_tokens.json")
 
 
 def window(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> int:
@@ -174,8 +174,7 @@ def tokens_of(texts: Sequence[str], tokenizer: CLIPTokenizer, length: int) -> Te
 def cut_off(text: str, tokenizer: CLIPTokenizer, length: int) -> str:
     """Return the end of `text` that does not fit into `length` tokens; empty if all of it fits.
 
-    The tokenizer is set to cut nothing, for whoever uses it at the same time as well: `tokens_of`
-    needs another.
+    It sets the tokenizer to cut nothing. So `tokens_of`, on another thread, needs another one.
     """
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     rest = encoded["offset_mapping"][length - 2 :]  # beside the start and the end
@@ -190,7 +189,7 @@ def embed(text_encoder: CLIPTextModel, tokens: Tensor) -> Tensor:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Keep transformers' bars and warnings from the terminal: what is wrong is raised."""
+    """Keep transformers' bars and warnings from the terminal; errors are still raised."""
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -1,6 +1,6 @@
 """Images of a class: a SiT, perhaps its refiner, and an autoencoder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from flowturbo_core.models.catalog import DEFAULT_GUIDANCE_SCALE, DEFAULT_PLAN
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import load_model
-from flowturbo_core.pipelines.base import AUTOENCODERS, FlowPipeline, Output, Progress
+from flowturbo_core.pipelines.base import FlowPipeline
+from flowturbo_core.pipelines.folder import AUTOENCODERS
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import ClassConditionalRequest, check_class_names
-from flowturbo_core.sampler import Job
+from flowturbo_core.requests import GENERATE, Classes, Request, check_class_names, read_request
 
 
 class ClassConditionalPipeline(FlowPipeline):
@@ -36,12 +36,12 @@ class ClassConditionalPipeline(FlowPipeline):
     Raises ValueError if the parts do not belong together.
     """
 
+    subject: ClassVar = Classes
     PART_CLASSES: ClassVar = {
         "predictor": (SiTPredictor,),
         "refiner": (SiTRefiner,),
         "vae": AUTOENCODERS,
     }
-    REQUEST: ClassVar = ClassConditionalRequest
     INDEX_CLASSES: ClassVar = ("ClassConditionalPipeline",)
     REQUIRED_SETTINGS: ClassVar = ("class_names",)
 
@@ -76,23 +76,25 @@ class ClassConditionalPipeline(FlowPipeline):
         guidance_scale: float | None = None,
         num_images: int = 1,
         seed: int = 0,
-    ) -> ClassConditionalRequest:
-        """Validate what a person asked for; None takes the model's default."""
-        return ClassConditionalRequest.create(
-            class_labels,
-            self.default_plan if plan is None else plan,
-            self.default_guidance_scale if guidance_scale is None else guidance_scale,
-            num_images,
-            seed,
-            self.class_names,
-        )
+        task: Any = GENERATE,
+    ) -> Request:
+        """Validate what a person asked for.
 
-    def example_request(
-        self, count: int, guidance_scale: float | None = None, seed: int = 0, first: int = 0
-    ) -> ClassConditionalRequest:
-        """Return a request of one image of each of `count` classes: in turn, from `first` on."""
-        labels = [(first + k) % len(self.class_names) for k in range(count)]
-        return self.request(labels, guidance_scale=guidance_scale, seed=seed)
+        Args:
+            class_labels: labels or names; images come in their order.
+            plan: a plan such as "H1P5R3"; None takes the model's default.
+            guidance_scale: classifier-free guidance; 1 is none, 0 leaves the class out, with a
+                warning; None takes the model's default.
+            num_images: images for each label.
+            seed: image k draws its noise from seed + k, unless a generator or latents are given.
+            task: what is done, with its own values.
+        """
+        asked = {"class_names": class_labels, "num_images": num_images, "seed": seed}
+        return read_request(self, asked, task, plan=plan, guidance_scale=guidance_scale)
+
+    def examples(self) -> Sequence[str]:
+        """Return the classes."""
+        return self.class_names
 
     @classmethod
     def load_part(cls, part_class: type, folder: Path) -> Any:
@@ -106,62 +108,8 @@ class ClassConditionalPipeline(FlowPipeline):
         """Return the label (1,) of no class."""
         return torch.tensor([self.predictor.null_label], device=self.device)
 
-    def job(
-        self,
-        request: ClassConditionalRequest,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
-    ) -> Job:
-        """Return the job of a request; its noise from `latents`, `generator`, or the seed."""
-        labels = request.labels
-        seeds = range(request.seed, request.seed + len(labels))
-        noise = self.noise(self.latent_shape, seeds, generator, latents)
+    def conditions(self, request: Request) -> tuple[Tensor, Tensor]:
+        """Return the label of each image (B,), and that of no class (B,)."""
+        labels = [self.class_names.index(name) for name in request.captions]
         class_labels = torch.tensor(labels, device=self.device)
-        null_labels = torch.full_like(class_labels, self.predictor.null_label)
-        return self.generate(noise, class_labels, null_labels, request.guidance_scale)
-
-    def stream(
-        self,
-        class_labels: Sequence[int | str],
-        plan: SamplePlan | str | None = None,
-        guidance_scale: float | None = None,
-        num_images: int = 1,
-        seed: int = 0,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
-    ) -> Iterator[Progress]:
-        """Generate as `__call__` does, yielding after each block; `decode` shows its latents."""
-        request = self.request(class_labels, plan, guidance_scale, num_images, seed)
-        self._warn(request)
-        return self.run(self.job(request, generator, latents), request.plan)
-
-    def __call__(
-        self,
-        class_labels: Sequence[int | str],
-        plan: SamplePlan | str | None = None,
-        guidance_scale: float | None = None,
-        num_images: int = 1,
-        seed: int = 0,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
-        output_type: str = "pil",
-    ) -> Output:
-        """Generate `num_images` images of each class.
-
-        Args:
-            class_labels: labels or names; images come in their order.
-            plan: a plan such as "H1P5R3"; None takes the model's default.
-            guidance_scale: classifier-free guidance; 1 is none, 0 leaves the class out, with a
-                warning; None takes the model's default.
-            num_images: images for each label.
-            seed: image k draws its noise from seed + k, unless a generator or latents are given.
-            generator: one source for the noise of all images, instead of the seed.
-            latents: the noise itself, (B, C, h, w), instead of the seed.
-            output_type: "pil"; "np" (B, H, W, 3) or "pt" (B, 3, H, W) in [0, 1]; or "latent".
-
-        Raises ValueError for a value that is not allowed, FloatingPointError if the arithmetic
-        overflows (possible in float16).
-        """
-        request = self.request(class_labels, plan, guidance_scale, num_images, seed)
-        self._warn(request)
-        return self.serve(request, output_type, generator=generator, latents=latents)
+        return class_labels, torch.full_like(class_labels, self.predictor.null_label)

@@ -1,7 +1,7 @@
 """Images of a text: a UNet, perhaps its refiner, an autoencoder, and a text encoder."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,9 +16,7 @@ from flowturbo_core.models.autoencoder import downsampling_factor
 from flowturbo_core.models.catalog import (
     DEFAULT_GUIDANCE_SCALE,
     DEFAULT_PLAN,
-    EXAMPLE_PROMPTS,
-    TASKS,
-    TEXTS,
+    PIPELINES,
 )
 from flowturbo_core.models.lora import add_lora
 from flowturbo_core.models.sit import REFINER_VARIANTS
@@ -34,7 +32,7 @@ from flowturbo_core.models.text_encoder import (
     window,
 )
 from flowturbo_core.models.unet import UNetPredictor, UNetRefiner
-from flowturbo_core.pipelines.base import AUTOENCODERS, FlowPipeline, Output, Progress
+from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.convention import (
     DIFFUSERS_VELOCITY,
     VELOCITIES,
@@ -42,9 +40,16 @@ from flowturbo_core.pipelines.convention import (
     Convention,
     read_convention,
 )
+from flowturbo_core.pipelines.folder import AUTOENCODERS
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.requests import MAX_SIDE, TextToImageRequest
-from flowturbo_core.sampler import Job
+from flowturbo_core.requests import (
+    EXAMPLE_PROMPTS,
+    GENERATE,
+    MAX_SIDE,
+    Request,
+    Texts,
+    read_request,
+)
 
 # What a UNet's config may say of its condition, if embeddings of texts are all that it takes.
 _OF_TEXTS_ALONE = {
@@ -83,6 +88,7 @@ class TextToImagePipeline(FlowPipeline):
     Raises ValueError if the parts do not belong together.
     """
 
+    subject: ClassVar = Texts
     PART_CLASSES: ClassVar = {
         "unet": (UNet2DConditionModel,),
         "refiner": (UNet2DConditionModel,),
@@ -90,8 +96,7 @@ class TextToImagePipeline(FlowPipeline):
         "text_encoder": (CLIPTextModel,),
         "tokenizer": (CLIPTokenizer,),
     }
-    REQUEST: ClassVar = TextToImageRequest
-    INDEX_CLASSES: ClassVar = tuple(name for name, task in TASKS.items() if task == TEXTS)
+    INDEX_CLASSES: ClassVar = tuple(name for name, subject in PIPELINES.items() if subject is Texts)
     TURNED_SIGN_ADVICE: ClassVar = (
         f'; if its velocity is {DIFFUSERS_VELOCITY}, "velocity": "{DIFFUSERS_VELOCITY}" in its '
         "model_index.json says so"
@@ -188,97 +193,9 @@ class TextToImagePipeline(FlowPipeline):
         seed: int = 0,
         height: int | None = None,
         width: int | None = None,
-    ) -> TextToImageRequest:
-        """Validate what a person asked for; None takes the model's default."""
-        factor = downsampling_factor(self.vae)
-        side = self.latent_shape[-1] * factor
-        return TextToImageRequest.create(
-            prompt,
-            negative_prompt,
-            self.default_plan if plan is None else plan,
-            self.default_guidance_scale if guidance_scale is None else guidance_scale,
-            num_images,
-            seed,
-            side if height is None else height,
-            side if width is None else width,
-            factor,
-        )
-
-    def example_request(
-        self, count: int, guidance_scale: float | None = None, seed: int = 0, first: int = 0
-    ) -> TextToImageRequest:
-        """Return a request of one image of each of `count` prompts: in turn, from `first` on."""
-        texts = [EXAMPLE_PROMPTS[(first + k) % len(EXAMPLE_PROMPTS)] for k in range(count)]
-        return self.request(texts, guidance_scale=guidance_scale, seed=seed)
-
-    def warnings(self, request: TextToImageRequest) -> list[str]:
-        """Return what a person should know of a request that is served as far as it can be."""
-        return [*super().warnings(request), *self.cut_warnings(request)]
-
-    def cut_warnings(self, request: TextToImageRequest) -> list[str]:
-        """Return of each text the end that is not read."""
-        texts = dict.fromkeys((*request.prompts, request.negative_prompt))
-        ends = (cut_off(text, self._measure, self.window) for text in texts)
-        read = f"only the first {self.window - 2} tokens of a text are read"
-        return [f"{read}; left out: {brief(end)}" for end in ends if end]
-
-    @torch.no_grad()
-    def embed(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings (B, tokens, width) of texts, each different one embedded once."""
-        different = list(dict.fromkeys(texts))
-        tokens = tokens_of(different, self.tokenizer, self.window)
-        rows = [different.index(text) for text in texts]
-        return embed(self.text_encoder, tokens)[rows]
-
-    def job(
-        self,
-        request: TextToImageRequest,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
-    ) -> Job:
-        """Return the job of a request; its noise from `latents`, `generator`, or the seed."""
-        factor, texts = downsampling_factor(self.vae), request.texts
-        shape = (self.latent_shape[0], request.height // factor, request.width // factor)
-        seeds = range(request.seed, request.seed + len(texts))
-        noise = self.noise(shape, seeds, generator, latents)
-        embedded = self.embed([*texts, *[request.negative_prompt] * len(texts)])
-        return self.generate(noise, *embedded.chunk(2), request.guidance_scale)
-
-    def stream(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str = "",
-        plan: SamplePlan | str | None = None,
-        guidance_scale: float | None = None,
-        num_images: int = 1,
-        seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
-    ) -> Iterator[Progress]:
-        """Generate as `__call__` does, yielding after each block; `decode` shows its latents."""
-        request = self.request(
-            prompt, negative_prompt, plan, guidance_scale, num_images, seed, height, width
-        )
-        self._warn(request)
-        return self.run(self.job(request, generator, latents), request.plan)
-
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str = "",
-        plan: SamplePlan | str | None = None,
-        guidance_scale: float | None = None,
-        num_images: int = 1,
-        seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
-        output_type: str = "pil",
-    ) -> Output:
-        """Generate `num_images` images of each prompt.
+        task: Any = GENERATE,
+    ) -> Request:
+        """Validate what a person asked for.
 
         Args:
             prompt: a text or several; images come in their order. What is longer than the
@@ -292,18 +209,41 @@ class TextToImagePipeline(FlowPipeline):
             height: in pixels, a multiple of the autoencoder's factor, 8; None takes the size
                 that the model was trained on.
             width: the same.
-            generator: one source for the noise of all images, instead of the seed.
-            latents: the noise itself, (B, C, h, w), instead of the seed.
-            output_type: "pil"; "np" (B, H, W, 3) or "pt" (B, 3, H, W) in [0, 1]; or "latent".
-
-        Raises ValueError for a value that is not allowed, FloatingPointError if the arithmetic
-        overflows (possible in float16).
+            task: what is done, with its own values.
         """
-        request = self.request(
-            prompt, negative_prompt, plan, guidance_scale, num_images, seed, height, width
-        )
-        self._warn(request)
-        return self.serve(request, output_type, generator=generator, latents=latents)
+        asked = {"prompts": prompt, "num_images": num_images, "seed": seed}
+        asked["negative_prompt"] = negative_prompt
+        of_model = {"plan": plan, "guidance_scale": guidance_scale}
+        return read_request(self, asked, task, **of_model, height=height, width=width)
+
+    def examples(self) -> Sequence[str]:
+        """Return the prompts of the models that ship."""
+        return EXAMPLE_PROMPTS
+
+    def warnings(self, request: Request) -> list[str]:
+        """Return what a person should know of a request that is served as far as it can be."""
+        return [*super().warnings(request), *self.cut_warnings(request)]
+
+    def cut_warnings(self, request: Request) -> list[str]:
+        """Return of each text the end that is not read."""
+        texts = dict.fromkeys((*request.subject.things, request.subject.negative_prompt))
+        ends = (cut_off(text, self._measure, self.window) for text in texts)
+        read = f"only the first {self.window - 2} tokens of a text are read"
+        return [f"{read}; left out: {brief(end)}" for end in ends if end]
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings (B, tokens, width) of texts, each different one embedded once."""
+        different = list(dict.fromkeys(texts))
+        tokens = tokens_of(different, self.tokenizer, self.window)
+        rows = [different.index(text) for text in texts]
+        return embed(self.text_encoder, tokens)[rows]
+
+    def conditions(self, request: Request) -> tuple[Tensor, Tensor]:
+        """Return the embedding (B, tokens, width) of each text, and of the negative prompt."""
+        texts = request.captions
+        embedded = self.embed([*texts, *[request.subject.negative_prompt] * len(texts)])
+        return embedded.chunk(2)
 
 
 def _check_parts(
@@ -313,7 +253,7 @@ def _check_parts(
     tokenizer: CLIPTokenizer,
     refiner: UNet2DConditionModel | None,
 ) -> None:
-    channels, width = unet.config.in_channels, unet.config.cross_attention_dim
+    """Raise ValueError for parts that do not belong together, or that need more than a text."""
     largest = MAX_SIDE // downsampling_factor(vae)
     whole_number("the UNet's sample_size", unet.config.sample_size, 1, largest)
     models = {"UNet": unet} if refiner is None else {"UNet": unet, "refiner": refiner}
@@ -321,11 +261,19 @@ def _check_parts(
         for name, allowed in _OF_TEXTS_ALONE.items():
             if (value := model.config.get(name)) not in allowed:
                 raise ValueError(f"the {role} needs more than a text: {name} is {brief(value)}")
+    channels = unet.config.in_channels
     if unet.config.out_channels != channels:
         raise ValueError(
             f"the UNet takes {channels} channels and gives {unet.config.out_channels}; a velocity "
             "has as many as the latents"
         )
+    _check_text_encoder(text_encoder, tokenizer, unet.config.cross_attention_dim)
+    if refiner is not None:
+        _check_refiner(refiner, unet)
+
+
+def _check_text_encoder(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, width: int) -> None:
+    """Raise ValueError unless tokens and embeddings are those that the parts expect."""
     if text_encoder.config.hidden_size != width:
         raise ValueError(
             f"the text encoder's embeddings are {text_encoder.config.hidden_size} wide, the UNet "
@@ -345,8 +293,11 @@ def _check_parts(
         raise ValueError(
             f"the tokenizer has tokens up to {last}, the text encoder knows {known}, from 0"
         )
-    if refiner is None:
-        return
+
+
+def _check_refiner(refiner: UNet2DConditionModel, unet: UNet2DConditionModel) -> None:
+    """Raise ValueError unless a refiner takes a state and a velocity of this UNet."""
+    channels, width = unet.config.in_channels, unet.config.cross_attention_dim
     found = refiner.config
     expected = (2 * channels, channels, width)
     if (found.in_channels, found.out_channels, found.cross_attention_dim) != expected:

@@ -33,8 +33,9 @@ from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.training.autoencoder import AutoencoderObjective
 from flowturbo_core.training.evaluator import EvaluatorObjective
 from flowturbo_core.training.flow import FlowObjective
-from flowturbo_core.training.latents import cached_latents, encoded_once
-from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, check_run, fit
+from flowturbo_core.training.latents import encode_once, encode_scenes
+from flowturbo_core.training.loop import Budget, Objective, check_run, fit
+from flowturbo_core.training.optimization import Hyperparameters
 from flowturbo_core.training.recipes import get_recipe
 from flowturbo_core.training.refiner import Pairs, RefinerObjective
 from flowturbo_core.training.text import (
@@ -191,7 +192,7 @@ def train_refiner_on_pictures(
     pipeline.request(texts[:_SHOWN])  # refuses now what no sheet could show later
     count = len(names) if options.num_latents is None else options.num_latents
     whole_number("num_latents", count, 1, len(names))
-    data = encoded_once(
+    data = encode_once(
         pipeline.vae.to(resolve_device(options.device)),
         squares,
         count,
@@ -249,7 +250,7 @@ def _start(model_class: type[Model], config: dict[str, Any], options: RunOptions
 
 
 def _latents(vae: AutoencoderKL, recipe_count: int, options: RunOptions) -> TensorDataset:
-    return cached_latents(
+    return encode_scenes(
         vae.to(resolve_device(options.device)),
         options.seed * SCENES_PER_SEED,
         recipe_count if options.num_latents is None else options.num_latents,

@@ -86,7 +86,7 @@ def measure(
                 right[kind][name].append((logits[name].argmax(1).cpu() == labels)[there])
     return {
         kind: {
-            name: round(float(torch.cat(parts).double().mean()), 5) for name, parts in its.items()
+            name: round(float(torch.cat(parts).double().mean()), 5) for name, parts in item.items()
         }
-        for kind, its in right.items()
+        for kind, item in right.items()
     }

@@ -89,10 +89,10 @@ class FlowObjective(FlowMatching):
 
 def drop_labels(labels: Tensor, null_label: int, generator: torch.Generator) -> Tensor:
     """Replace each label by "no class" with probability 0.1."""
-    return labels.masked_fill(dropped(labels, generator), null_label)
+    return labels.masked_fill(choose_dropped(labels, generator), null_label)
 
 
-def dropped(given: Tensor, generator: torch.Generator) -> Tensor:
+def choose_dropped(given: Tensor, generator: torch.Generator) -> Tensor:
     """Return which (B,) of B examples lose their condition: each with probability 0.1."""
     return torch.rand(len(given), generator=generator, device=given.device) < CONDITION_DROPOUT
 

@@ -23,12 +23,12 @@ _NAMES = ("latents", "labels")
 
 
 def in_chunks(data: Dataset, count: int, size: int, workers: int) -> Iterator[tuple[range, Any]]:
-    """Yield the first `count` of `data` in turn, `size` indices and `data[indices]` at a time."""
+    """Yield `indices` and `data[indices]` in turn, `size` at a time, up to `count`."""
     chunks = _chunks(count, size)
     yield from zip(chunks, read_batches(data, chunks, workers), strict=True)
 
 
-def encoded_once(
+def encode_once(
     vae: AutoencoderKL,
     pictures: Dataset,
     count: int,
@@ -38,14 +38,24 @@ def encoded_once(
     batch_size: int = 64,
     origin_of: Callable[[Sequence[int]], str] | None = None,
 ) -> TensorDataset:
-    """Return the normalised latents (count, C, h, w) float16 of the first `count` pictures.
+    """Return the latents of the first `count` pictures, and their labels; encode them only once.
 
-    `pictures[indices]` is (images, labels): (B, 3, H, W) uint8, and (B,), which come second. The
-    file in `cache` is named by what its content depends on (the autoencoder, the count, and
-    `origin`, which tells these pictures from all others), and written whole. Until it is, every
-    batch is kept beside it: a run that broke off at a picture that cannot be read goes on from
-    there. `origin_of` tells the pictures of a batch from all others, so that those before one that
-    is repaired, or taken away, are not encoded again; None where `origin` does.
+    A file in `cache` keeps the result. Until it is written, every batch is kept beside it, so that
+    a run that broke off at an unreadable picture goes on from there.
+
+    Args:
+        vae: the autoencoder.
+        pictures: `pictures[indices]` is (images, labels), (B, 3, H, W) uint8 and (B,).
+        count: how many pictures are encoded.
+        origin: tells these pictures from all others. The file is named by it, by the autoencoder
+            and by the count.
+        cache: the folder of such files.
+        workers: processes that read pictures.
+        batch_size: pictures encoded together.
+        origin_of: tells the pictures of a batch from all others. With it, a picture that is
+            repaired or taken away leaves the batches before it valid. None leaves it to `origin`.
+
+    Returns normalised latents (count, C, h, w), float16, and labels (count,).
     """
     statistics = [s.flatten().tolist() for s in latent_statistics(vae)]
     about = [autoencoder_hash(vae), statistics]
@@ -54,30 +64,37 @@ def encoded_once(
         if origin_of is not None:
             origin = ()
         parts = cache / f"latents-{_key([*about, *origin, batch_size])}.parts"
-        device = next(vae.parameters()).device
-
-        def encode(images: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
-            encoded = encode_images(vae, images.to(device).float() / 127.5 - 1)
-            return dict(zip(_NAMES, (encoded.half().cpu().numpy(), labels.numpy()), strict=True))
-
         chunks = _chunks(count, batch_size)
-        keys = [[its.start, len(its), origin_of and origin_of(its)] for its in chunks]
+        keys = [[item.start, len(item), origin_of and origin_of(item)] for item in chunks]
         files = [parts / f"{_key(key)}.npz" for key in keys]
-        missing = [k for k, its in enumerate(files) if read_arrays(its) is None]
-        batches = read_batches(pictures, [chunks[k] for k in missing], workers)
-        told = time.monotonic()
-        for k, batch in zip(missing, batches, strict=True):
-            save_arrays(encode(*batch), files[k])
-            if time.monotonic() - told > _TELL_AFTER_S:
-                print(f"encoded {chunks[k].stop} of {count} pictures", flush=True)
-                told = time.monotonic()
-        found = [read_arrays(its) for its in files]
+        _encode_missing(vae, pictures, chunks, files, workers)
+        found = [read_arrays(item) for item in files]
         if not file.exists():  # another process may have been faster, and removed the parts
-            arrays = {name: np.concatenate([its[name] for its in found]) for name in _NAMES}
+            arrays = {name: np.concatenate([item[name] for item in found]) for name in _NAMES}
             save_arrays(arrays, file)
         shutil.rmtree(parts, ignore_errors=True)
     with np.load(file) as arrays:
         return TensorDataset(*(torch.from_numpy(arrays[name]) for name in _NAMES))
+
+
+def _encode_missing(
+    vae: AutoencoderKL,
+    pictures: Dataset,
+    chunks: Sequence[range],
+    files: Sequence[Path],
+    workers: int,
+) -> None:
+    """Encode and save the chunks of the pictures whose files are missing or damaged."""
+    device = next(vae.parameters()).device
+    missing = [k for k, file in enumerate(files) if read_arrays(file) is None]
+    batches = read_batches(pictures, [chunks[k] for k in missing], workers)
+    told = time.monotonic()
+    for k, (images, labels) in zip(missing, batches, strict=True):
+        encoded = encode_images(vae, images.to(device).float() / 127.5 - 1).half().cpu()
+        save_arrays(dict(zip(_NAMES, (encoded.numpy(), labels.numpy()), strict=True)), files[k])
+        if time.monotonic() - told > _TELL_AFTER_S:
+            print(f"encoded {chunks[k].stop} of {chunks[-1].stop} pictures", flush=True)
+            told = time.monotonic()
 
 
 def _chunks(count: int, size: int) -> list[range]:
@@ -88,14 +105,14 @@ def _key(content: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def cached_latents(
+def encode_scenes(
     vae: AutoencoderKL, first_seed: int, count: int, cache: Path, workers: int = 1
 ) -> TensorDataset:
     """Return the normalised latents (count, C, h, w) float16 of `count` scenes, and their labels.
 
-    Scenes are drawn and encoded once (`encoded_once`). The cache's key includes the pixels of
+    Scenes are drawn and encoded once (`encode_once`). The cache's key includes the pixels of
     eight scenes, so a change of the drawing makes a new cache.
     """
     scenes = Scenes(first_seed)
     look = hashlib.sha256(scenes[range(8)][0].numpy().tobytes()).hexdigest()
-    return encoded_once(vae, scenes, count, [look, first_seed], cache, workers)
+    return encode_once(vae, scenes, count, [look, first_seed], cache, workers)

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,17 @@ from flowturbo_core.compile import can_compile
 from flowturbo_core.data.workers import read_batches
 from flowturbo_core.devices import VERSIONS, bfloat16_is_fast, describe_device, resolve_device
 from flowturbo_core.files import check_folder, writing, written_whole
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """What a recipe fixes about the optimisation."""
-
-    batch_size: int  # examples a step, over all processes
-    learning_rate: float
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    warmup_steps: int = 200
-    decay_fraction: float = 0.3  # last part of the budget, in which the rate falls to zero
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.999
-    muon_dims: tuple[int, ...] = (2,)  # of what Muon takes: matrices, and 4 for kernels
-    seed: int = 0
+from flowturbo_core.training.checkpoint import (
+    Position,
+    load_checkpoint,
+    read_position,
+    save_checkpoint,
+)
+from flowturbo_core.training.optimization import (
+    Hyperparameters,
+    build_optimizers,
+    learning_rate_factor,
+)
 
 
 @dataclass(frozen=True)
@@ -94,15 +90,6 @@ class Objective(nn.Module):
         raise NotImplementedError  # pragma: no cover
 
 
-@dataclass
-class Position:
-    """How far a run has come: its steps, the examples that they took, and the time."""
-
-    step: int = 0
-    minutes: float = 0.0
-    examples: int = 0
-
-
 class StepBatches:
     """The example indices of each step on one process: a batch sampler that can start anywhere.
 
@@ -143,64 +130,6 @@ def step_generator(
     """Return the source of all randomness of one step on one process."""
     mixed = (seed * 1_000_003 + step) * 1_009 + rank
     return torch.Generator(device).manual_seed(mixed % 2**63)
-
-
-def learning_rate_factor(step: int, progress: float, settings: Hyperparameters) -> float:
-    """Return the share of the peak rate: a linear warm-up, a plateau, a linear fall to zero.
-
-    The plateau lets a later run continue from the weights (Zhai et al., 2106.04560, section 3.5).
-    """
-    warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-    fall = min(1.0, (1 - progress) / settings.decay_fraction) if settings.decay_fraction else 1.0
-    return warmup * fall
-
-
-class KernelMuon(torch.optim.Muon):
-    """Muon on the kernels (O, I, h, w) of convolutions, each as its matrix (O, I h w)."""
-
-    def __init__(self, kernels: Sequence[nn.Parameter], **options: Any):
-        self.kernels = kernels
-        # On the same storage (contiguous, or view raises): to step these is to step the kernels.
-        self.matrices = [nn.Parameter(kernel.detach().view(len(kernel), -1)) for kernel in kernels]
-        super().__init__(self.matrices, **options)
-
-    def step(self, closure: Any = None) -> Any:
-        """Take a step along the kernels' gradients."""
-        for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
-            matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
-        return super().step(closure)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients of both."""
-        super().zero_grad(set_to_none)
-        for kernel in self.kernels:
-            kernel.grad = None
-
-
-def build_optimizers(model: nn.Module, settings: Hyperparameters) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside the repeated blocks and AdamW for all the rest.
-
-    Muon's updates are scaled to the size of AdamW's, so that one learning rate serves both (Liu
-    et al., 2502.16982, section 2.2). From the same weights it reached a loss in 8,192 images
-    that AdamW did not reach in as many, at 15% more time a step. With 4 among `muon_dims` it
-    takes the kernels of the blocks' convolutions too, with none of them it takes nothing.
-    """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    repeated = ("blocks.", "mid_block.", "layers.")
-    inside = [p for name, p in parameters.items() if any(part in name for part in repeated)]
-    matrices, kernels = (
-        [p for p in inside if p.ndim == ndim] if ndim in settings.muon_dims else []
-        for ndim in (2, 4)
-    )
-    chosen = {id(p) for p in (*matrices, *kernels)}
-    rest = [p for p in parameters.values() if id(p) not in chosen]
-    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    optimizers = [torch.optim.AdamW(rest, betas=settings.betas, fused=True, **common)]
-    if matrices:
-        optimizers.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **common))
-    if kernels:
-        optimizers.append(KernelMuon(kernels, adjust_lr_fn="match_rms_adamw", **common))
-    return optimizers
 
 
 def check_run(settings: Hyperparameters, output: Path, resume: bool, sheet_every: int) -> None:
@@ -245,127 +174,179 @@ def fit(
     there is none to resume, FloatingPointError if the loss is no longer finite.
     """
     check_run(settings, output, resume, sheet_every)
+    accelerator = _choose_accelerator(device, settings.batch_size)
+    with writing(output):
+        (output / "sheets").mkdir(parents=True, exist_ok=True)
+    objective = objective.to(accelerator.device)
+    if compiled:
+        _compile_heavy_parts(objective, accelerator.device)
+    run = _Run(objective, settings, output, accelerator, list(earlier_runs))
+    if resume:
+        run.restore()
+    batches, last_saved = run.start(workers), time.monotonic()
+    for batch in batches:
+        progress = budget.progress(run.position.step, run.read_clock())
+        if progress >= 1:
+            break
+        run.step(batch, progress)
+        if run.position.step % sheet_every == 0:
+            run.save_sheet(f"{run.position.step:07d}")
+        if time.monotonic() - last_saved > 60 * checkpoint_minutes:
+            run.save()
+            last_saved = time.monotonic()
+    record = run.save()
+    run.save_sheet("final")
+    return record
+
+
+def _choose_accelerator(device: str | None, batch_size: int) -> Accelerator:
+    """Return what runs the steps, in bfloat16 where that is fast.
+
+    Raises ValueError if the batch does not divide over the processes.
+    """
     target = resolve_device(device)
     accelerator = Accelerator(
         cpu=target.type == "cpu",
         mixed_precision="bf16" if bfloat16_is_fast(target) else "no",
     )
-    checkpoint_file = output / "checkpoint.pt"
-    if settings.batch_size % accelerator.num_processes:
+    if batch_size % accelerator.num_processes:
         raise ValueError(
-            f"a batch of {settings.batch_size} does not divide over "
-            f"{accelerator.num_processes} processes"
+            f"a batch of {batch_size} does not divide over {accelerator.num_processes} processes"
         )
-    with writing(output):
-        (output / "sheets").mkdir(parents=True, exist_ok=True)
+    return accelerator
 
-    objective = objective.to(accelerator.device)
-    if compiled and objective.heavy_parts(accelerator.device):
-        if can_compile(accelerator.device.type):
-            for part in objective.heavy_parts(accelerator.device):
-                part.compile()
+
+def _compile_heavy_parts(objective: Objective, device: torch.device) -> None:
+    parts = objective.heavy_parts(device)
+    if parts and not can_compile(device.type):
+        print("training without torch.compile, which does not work on this machine", flush=True)
+        return
+    for part in parts:
+        part.compile()
+
+
+class _Run:
+    """A run: what it trains, by what, how far it has come, and the folder that it writes to.
+
+    `earlier` has the entries of the runs before it, `begun` the position in which it began.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        settings: Hyperparameters,
+        output: Path,
+        accelerator: Accelerator,
+        earlier: list[dict[str, Any]],
+    ):
+        self.objective, self.settings, self.output = objective, settings, output
+        self.accelerator, self.earlier = accelerator, earlier
+        self.parameters = [p for p in objective.model.parameters() if p.requires_grad]
+        self.optimizers = build_optimizers(objective.model, settings)
+        self.ema = EMAModel(self.parameters, decay=settings.ema_decay, foreach=True)
+        self.position, self.begun = Position(), Position()
+        about = objective.settings() | _describe_run(settings, objective, accelerator)
+        self.about = json.loads(json.dumps(about))  # as it is read back
+        self.latest: dict[str, float] = {}
+
+    def restore(self) -> None:
+        """Go on from the checkpoint: as the same entry, if nothing is different about the run."""
+        model = self.objective.model
+        state = load_checkpoint(self._checkpoint, model, self.optimizers, self.ema)
+        self.position = read_position(state, self.settings.batch_size)
+        if "runs" not in state:  # earlier versions kept none
+            return
+        self.earlier = state["runs"]
+        if self.about.items() <= self.earlier[-1].items():
+            self.begun, self.latest = Position(**state["begun"]), self.earlier.pop()["losses"]
         else:
-            print("training without torch.compile, which does not work on this machine", flush=True)
-    parameters = [p for p in objective.model.parameters() if p.requires_grad]
-    optimizers = build_optimizers(objective.model, settings)
-    ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True)
-    position, begun, runs = Position(), Position(), list(earlier_runs)
-    about = json.loads(json.dumps(objective.settings() | _about(settings, objective, accelerator)))
-    latest: dict[str, float] = {}
-    if resume:
-        state = _load_checkpoint(checkpoint_file, objective.model, optimizers, ema)
-        position = _position(state, settings)
-        runs = state.get("runs", runs)  # earlier versions kept none
-        if "runs" in state and about.items() <= runs[-1].items():  # it goes on as it was
-            begun, latest = Position(**state["begun"]), runs.pop()["losses"]
-        elif "runs" in state:
-            begun = replace(position)
-    wrapped, *optimizers = accelerator.prepare(objective, *optimizers)
+            self.begun = replace(self.position)
 
-    batches = StepBatches(
-        position.examples,
-        settings.batch_size,
-        objective.data,
-        settings.seed,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
-    loader = read_batches(objective.data, batches, workers, prefetch_factor=4 if workers else None)
-    started, last_saved = time.monotonic() - 60 * position.minutes, time.monotonic()
-    log = _Log(output / "log.jsonl", enabled=accelerator.is_main_process)
-    log.latest = latest
+    def start(self, workers: int) -> Iterator[Any]:
+        """Begin to count the time, and return the batches of the steps that are left."""
+        self.wrapped, *self.optimizers = self.accelerator.prepare(self.objective, *self.optimizers)
+        data, processes = self.objective.data, self.accelerator
+        indices = StepBatches(
+            self.position.examples,
+            self.settings.batch_size,
+            data,
+            self.settings.seed,
+            processes.process_index,
+            processes.num_processes,
+        )
+        batches = read_batches(data, indices, workers, prefetch_factor=4 if workers else None)
+        self.started = time.monotonic() - 60 * self.position.minutes
+        self.log = _Log(self.output / "log.jsonl", enabled=processes.is_main_process)
+        self.log.latest = self.latest
+        return batches
 
-    def save() -> dict[str, Any]:
-        if not all(torch.isfinite(parameter).all() for parameter in parameters):
-            raise FloatingPointError(f"the weights are no longer finite at step {position.step}")
-        log.flush(position)
-        record = {"runs": [*runs, _progress(position, begun, log.latest) | about]}
-        if accelerator.is_main_process:
-            state = {"position": asdict(position), "begun": asdict(begun)} | record
-            _save_checkpoint(checkpoint_file, objective.model, optimizers, ema, state)
-            with writing(output / "model"), _averaged(ema, parameters):
-                objective.export(output / "model", record)
-        return record
+    def read_clock(self) -> float:
+        """Return the minutes of training, on which every process must agree to stop together."""
+        minutes = (time.monotonic() - self.started) / 60
+        elapsed = torch.tensor(minutes, device=self.accelerator.device)
+        self.position.minutes = float(self.accelerator.reduce(elapsed, "mean"))
+        return self.position.minutes
 
-    for batch in loader:
-        elapsed = torch.tensor((time.monotonic() - started) / 60, device=accelerator.device)
-        # Every process must agree on the time, or they would stop at different steps.
-        position.minutes = float(accelerator.reduce(elapsed, "mean"))
-        progress = budget.progress(position.step, position.minutes)
-        if progress >= 1:
-            break
+    def step(self, batch: Any, progress: float) -> None:
+        """Take one step; `progress` is the part of the budget that is used."""
+        settings, position, accelerator = self.settings, self.position, self.accelerator
         rate = learning_rate_factor(position.step, progress, settings) * settings.learning_rate
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         generator = step_generator(
             settings.seed, position.step, accelerator.process_index, accelerator.device
         )
-        losses = wrapped(_to(batch, accelerator.device), generator)
+        losses = self.wrapped(_move(batch, accelerator.device), generator)
         accelerator.backward(losses["loss"])
-        accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-        for optimizer in optimizers:
+        accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm)
+        for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        ema.step(parameters)
+        self.ema.step(self.parameters)
         position.step += 1
         position.examples += settings.batch_size
+        self.log.add(position, losses, settings.batch_size)
 
-        log.add(position, losses, settings.batch_size)
-        if position.step % sheet_every == 0 and accelerator.is_main_process:
-            file = output / "sheets" / f"{position.step:07d}.png"
-            _save_sheet(objective, ema, parameters, file)
-        if time.monotonic() - last_saved > 60 * checkpoint_minutes:
-            save()
-            last_saved = time.monotonic()
+    def save(self) -> dict[str, Any]:
+        """Write the checkpoint and the model, and return the record."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.parameters):
+            step = self.position.step
+            raise FloatingPointError(f"the weights are no longer finite at step {step}")
+        self.log.flush(self.position)
+        entry = _describe_progress(self.position, self.begun, self.log.latest) | self.about
+        record = {"runs": [*self.earlier, entry]}
+        if self.accelerator.is_main_process:
+            state = {"position": asdict(self.position), "begun": asdict(self.begun)} | record
+            model = self.objective.model
+            save_checkpoint(self._checkpoint, model, self.optimizers, self.ema, state)
+            with writing(self.output / "model"), _averaging(self.ema, self.parameters):
+                self.objective.export(self.output / "model", record)
+        return record
 
-    record = save()
-    if accelerator.is_main_process:
-        _save_sheet(objective, ema, parameters, output / "sheets" / "final.png")
-    return record
+    def save_sheet(self, name: str) -> None:
+        """Write the sheet of the averaged weights, on the first process."""
+        if not self.accelerator.is_main_process:
+            return
+        # Compiling for the sheet's few batches would take longer than drawing it.
+        with _averaging(self.ema, self.parameters), torch.compiler.set_stance("force_eager"):
+            sheet = self.objective.sheet()
+        with written_whole(self.output / "sheets" / f"{name}.png") as partial:
+            sheet.save(partial, "PNG")
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.output / "checkpoint.pt"
 
 
-def _save_sheet(
-    objective: Objective, ema: EMAModel, parameters: list[nn.Parameter], file: Path
-) -> None:
-    # Compiling for the sheet's few batches would take longer than drawing it.
-    with _averaged(ema, parameters), torch.compiler.set_stance("force_eager"):
-        sheet = objective.sheet()
-    with written_whole(file) as partial:
-        sheet.save(partial, "PNG")
-
-
-class _averaged:  # noqa: N801 - reads as a verb phrase at its uses
+@contextmanager
+def _averaging(ema: EMAModel, parameters: list[nn.Parameter]) -> Iterator[None]:
     """Put the averaged weights in place for the length of a `with` block."""
-
-    def __init__(self, ema: EMAModel, parameters: list[nn.Parameter]):
-        self.ema, self.parameters = ema, parameters
-
-    def __enter__(self) -> None:
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
-
-    def __exit__(self, *_: object) -> None:
-        self.ema.restore(self.parameters)
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        ema.restore(parameters)
 
 
 class _Log:
@@ -402,8 +383,10 @@ class _Log:
         self.since, self.steps, self.images, self.sums = time.monotonic(), 0, 0, {}
 
 
-def _progress(position: Position, begun: Position, losses: dict[str, float]) -> dict[str, Any]:
-    """Return what a run did since it begun."""
+def _describe_progress(
+    position: Position, begun: Position, losses: dict[str, float]
+) -> dict[str, Any]:
+    """Return what a run has done since it began."""
     return {
         "steps": position.step - begun.step,
         "images_seen": position.examples - begun.examples,
@@ -412,7 +395,7 @@ def _progress(position: Position, begun: Position, losses: dict[str, float]) -> 
     }
 
 
-def _about(
+def _describe_run(
     settings: Hyperparameters, objective: Objective, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Return what is true of all steps of a run."""
@@ -426,66 +409,7 @@ def _about(
     }
 
 
-def _to(batch: Any, device: torch.device) -> Any:
+def _move(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
-    return [_to(part, device) for part in batch]
-
-
-def _save_checkpoint(
-    file: Path,
-    model: nn.Module,
-    optimizers: Sequence[Any],
-    ema: EMAModel,
-    run: dict[str, Any],
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "ema": {"parameters": ema.shadow_params, "step": ema.optimization_step},
-        **run,
-    }
-    with written_whole(file) as partial:  # whoever is killed here leaves the old one whole
-        torch.save(state, partial)
-
-
-def _load_checkpoint(
-    file: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], ema: EMAModel
-) -> dict[str, Any]:
-    """Restore what a checkpoint holds, and return it."""
-    device = next(model.parameters()).device
-    for stale in file.parent.glob(f"{file.stem}.*.partial"):  # of a run that was killed
-        stale.unlink()
-    try:
-        state = torch.load(file, map_location=device, weights_only=True)
-        _restore(state, model, optimizers, ema)
-        Position(**state["position"])
-    except Exception as error:  # noqa: BLE001 - a damaged file fails in every way there is
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"checkpoint {file} is damaged, or of another run: {reason}") from error
-    return state
-
-
-def _position(state: dict[str, Any], settings: Hyperparameters) -> Position:
-    position = Position(**state["position"])
-    if "examples" not in state["position"]:
-        position.examples = position.step * settings.batch_size
-        print(
-            "the checkpoint is of an earlier version, which did not count the images: all "
-            f"{position.step} steps are taken to have had {settings.batch_size} of them",
-            flush=True,
-        )
-    return position
-
-
-def _restore(
-    state: dict[str, Any],
-    model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    ema: EMAModel,
-) -> None:
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    ema.shadow_params = state["ema"]["parameters"]
-    ema.optimization_step = state["ema"]["step"]
+    return [_move(part, device) for part in batch]

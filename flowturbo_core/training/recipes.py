@@ -5,7 +5,7 @@ from typing import Any
 
 from flowturbo_core.checks import brief, unknown
 from flowturbo_core.models.unet import SD_REFINER
-from flowturbo_core.training.loop import Hyperparameters
+from flowturbo_core.training.optimization import Hyperparameters
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,6 @@ def get_recipe(name: str, part: str) -> Recipe:
         raise ValueError(unknown("recipe", name, tuple(RECIPES)))
     recipe = RECIPES[name]
     if getattr(recipe, part) is None:
-        able = [other for other, its in RECIPES.items() if getattr(its, part) is not None]
+        able = [other for other, item in RECIPES.items() if getattr(item, part) is not None]
         raise ValueError(f"recipe {brief(name)} has no {part}; there is one in {', '.join(able)}")
     return recipe

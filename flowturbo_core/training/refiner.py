@@ -17,7 +17,7 @@ from flowturbo_core.images import contact_sheet
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.models.storage import save_trained
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.requests import MAX_GUIDANCE_SCALE
+from flowturbo_core.requests import GUIDANCE_SCALE
 from flowturbo_core.training.flow import drop_labels, expand, randn_of
 from flowturbo_core.training.loop import Objective
 
@@ -36,7 +36,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         real_number("max_dt", self.max_dt, 0.001, 1)
-        real_number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE_SCALE)
+        GUIDANCE_SCALE.read("guidance_scale", self.guidance_scale, None)
 
 
 class RefinerMatching(Objective):

@@ -19,12 +19,12 @@ from transformers import CLIPTokenizer
 from flowturbo_core.data.postcards.captions import Prompt, prompt
 from flowturbo_core.data.postcards.scene import Scene, sample_scene
 from flowturbo_core.images import contact_sheet
-from flowturbo_core.models.catalog import EXAMPLE_PROMPTS
 from flowturbo_core.models.storage import save_to_ship, save_trained, write_record
 from flowturbo_core.models.text_encoder import embed, save_text_encoder, save_tokenizer, tokens_of
 from flowturbo_core.models.unet import UNetPredictor
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
-from flowturbo_core.training.flow import FlowMatching, dropped
+from flowturbo_core.requests import EXAMPLE_PROMPTS
+from flowturbo_core.training.flow import FlowMatching, choose_dropped
 from flowturbo_core.training.latents import in_chunks
 from flowturbo_core.training.refiner import Pairs, RefinerMatching
 
@@ -59,7 +59,7 @@ def train_tokenizer(texts: Sequence[str], length: int) -> CLIPTokenizer:
 def prompts(first_seed: int, count: int) -> list[str]:
     """Return eight prompts of each of `count` scenes from `first_seed` on, scene by scene."""
     scenes = map(sample_scene, range(first_seed, first_seed + count))
-    return [its.text for scene in scenes for its in _prompts(scene)]
+    return [item.text for scene in scenes for item in _prompts(scene)]
 
 
 def _prompts(scene: Scene) -> list[Prompt]:
@@ -81,9 +81,9 @@ class _PromptTokens(Dataset):
         texts = []
         for index in indices:
             made = _prompts(sample_scene(self.first_seed + index))
-            placed = [its for its in made if "position" in its.named] or made
+            placed = [item for item in made if "position" in item.named] or made
             half = PROMPTS_PER_SCENE // 2
-            texts += [its.text for its in (*made[:half], *islice(cycle(placed), half))]
+            texts += [item.text for item in (*made[:half], *islice(cycle(placed), half))]
         tokens = tokens_of(texts, self.tokenizer, self.tokenizer.model_max_length)
         return tokens.to(torch.int32).unflatten(0, (-1, PROMPTS_PER_SCENE))
 
@@ -123,7 +123,7 @@ class _Texts:
         )
         chosen = tokens[rows, choice].long()
         nothing = self.nothing.to(tokens.device)
-        chosen = torch.where(dropped(tokens, generator)[:, None], nothing, chosen)
+        chosen = torch.where(choose_dropped(tokens, generator)[:, None], nothing, chosen)
         return embed(self.text_encoder.to(tokens.device), chosen)
 
     def null(self, tokens: Tensor) -> Tensor:

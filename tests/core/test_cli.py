@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from flowturbo_core.cli import measuring, sampling
-from flowturbo_core.metadata import Settings
+from flowturbo_core.metadata import Written, read_png
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.requests import Classes, Generate
 from tests.conftest import tiny_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -120,16 +121,20 @@ def test_several_images_a_label(sample):
 def test_a_picture_carries_what_makes_it_again(sample, tmp_path):
     done = sample("--class-labels", "2,1", "--seed", 5, "--plan", "H1P1")
     first, second = json.loads(done.out.splitlines()[-1])["files"]
-    settings = Settings.from_png(second)
-    assert settings == Settings("tiny", ("subject 1",), "H1P1", 1.5, 1, 6)
+    written = read_png(second)
+    values = {
+        "class_names": ["subject 1"], "plan": "H1P1", "guidance_scale": 1.5, "num_images": 1,
+        "seed": 6,
+    }  # fmt: skip
+    assert written == Written(Classes, Generate, "tiny", values)
     again = sample(
-        "--class-labels", settings.class_names[0], "--plan", settings.plan,
-        "--guidance-scale", settings.guidance_scale, "--seed", settings.seed,
+        "--class-labels", values["class_names"][0], "--plan", values["plan"],
+        "--guidance-scale", values["guidance_scale"], "--seed", values["seed"],
         "--output-dir", tmp_path / "again",
     )  # fmt: skip
     (remade,) = json.loads(again.out.splitlines()[-1])["files"]
     assert np.array_equal(Image.open(second), Image.open(remade))
-    assert Settings.from_png(first).seed == 5
+    assert read_png(first).values["seed"] == 5
 
 
 def test_pictures_of_classes(command_line, pipeline_folder):

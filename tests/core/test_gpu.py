@@ -14,7 +14,8 @@ from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.training.flow import FlowObjective
-from flowturbo_core.training.loop import Budget, Hyperparameters, Objective, fit, step_generator
+from flowturbo_core.training.loop import Budget, Objective, fit, step_generator
+from flowturbo_core.training.optimization import Hyperparameters
 from flowturbo_core.training.refiner import Pairs, RefinerObjective
 from flowturbo_core.training.text import (
     TextFlowObjective,

@@ -155,6 +155,26 @@ def test_counts_of_sliders_become_a_plan():
     assert str(SamplePlan.from_counts(pseudo=6, refiner=2)) == "P6R2"
     assert str(SamplePlan.from_counts(heun=8)) == "H8"
     assert str(SamplePlan.from_counts(heun=8.0)) == "H8"  # what JSON makes of a slider's 8
+    assert str(SamplePlan.from_counts(4, 2, 1, solver="E")) == "E4P2R1"
+
+
+@pytest.mark.parametrize(
+    ("text", "solver", "counts"),
+    [
+        ("H1P5R3", "H", (1, 5, 3)),
+        ("P6R2", "H", (0, 6, 2)),
+        ("E25", "E", (25, 0, 0)),
+        ("E4P2R1", "E", (4, 2, 1)),
+        ("E25", "H", None),
+        ("H8", "E", None),
+        ("H1E1", "H", None),
+        ("[H1P1R1]x3", "H", None),
+    ],
+)
+def test_a_plan_of_sliders_tells_their_counts(text, solver, counts):
+    plan = SamplePlan.parse(text)
+    assert plan.counts(solver) == counts
+    assert counts is None or SamplePlan.from_counts(*counts, solver) == plan
 
 
 @pytest.mark.parametrize(
@@ -171,6 +191,9 @@ def test_counts_of_sliders_become_a_plan():
         {"heun": "8"},
         {"heun": 1, "pseudo": 10**400},
         {"heun": 60, "pseudo": 60},
+        {"heun": 1, "solver": "R"},
+        {"heun": 1, "solver": "X"},
+        {"heun": 1, "solver": ["H"]},
     ],
 )
 def test_wrong_counts_are_refused(counts):

@@ -1,23 +1,41 @@
 """What a person may ask for: every wrong value is one sentence, every right one is taken."""
 
 import math
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flowturbo_core.fields import Whole
+from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.requests import (
+    GENERATE,
     MAX_GUIDANCE_SCALE,
     MAX_IMAGES,
     MAX_SEED,
-    ClassConditionalRequest,
+    MAX_SIDE,
+    MAX_TEXT,
+    SUBJECTS,
+    TASKS,
+    Classes,
+    Generate,
+    Prompts,
+    Request,
+    Size,
+    Texts,
+    defaults,
+    fields_of,
 )
 
 NAMES = ("sailboat", "cat", "beach umbrella")
+MODEL = ModelDescription("tiny", Path(), Classes, NAMES, True, "H1P2R1", 2.0)
+TEXT_MODEL = ModelDescription("t2i", Path(), Texts, (), False, "H2P1", 1.5, 96, 16)
 GOOD = {
-    "class_labels": [0, 2],
+    "class_names": [0, 2],
     "plan": "H1P2",
     "guidance_scale": 1.5,
     "num_images": 2,
@@ -28,12 +46,13 @@ NEVER_A_NUMBER = [math.nan, math.inf, -math.inf, None, True, "2", "", [], [1], {
 
 
 def create(**changes):
-    return ClassConditionalRequest.create(**GOOD | changes, class_names=NAMES)
+    return Request.read(MODEL, GOOD | changes)
 
 
-def refusal(**changes):
+def refusal(model=MODEL, /, **changes):
+    good = GOOD if model.subject is Classes else {"prompts": "a cat"}
     with pytest.raises(ValueError) as caught:
-        create(**changes)
+        Request.read(model, good | changes)
     sentence = str(caught.value)
     assert sentence and "\n" not in sentence and len(sentence) < 400
     return sentence
@@ -46,8 +65,10 @@ def written(value):
 
 def test_a_good_request_is_taken_as_it_is():
     request = create()
-    assert request.class_labels == (0, 2)
-    assert request.labels == (0, 0, 2, 2)
+    assert (request.model, request.task, request.size) == ("tiny", GENERATE, None)
+    assert request.subject == Classes(("sailboat", "beach umbrella"))
+    assert request.captions == ("sailboat", "sailboat", "beach umbrella", "beach umbrella")
+    assert list(request.seeds) == [7, 8, 9, 10]
     assert request.plan == SamplePlan("HPP")
     assert (request.guidance_scale, request.num_images, request.seed) == (1.5, 2, 7)
 
@@ -55,7 +76,7 @@ def test_a_good_request_is_taken_as_it_is():
 @pytest.mark.parametrize("value", [*NEVER_A_NUMBER, -1, 0, 0.5, 1.5, MAX_IMAGES + 1, "two"])
 def test_wrong_image_counts(value):
     sentence = refusal(num_images=value)
-    assert "num_images" in sentence
+    assert "number of images" in sentence
     assert written(value)[:40] in sentence
     assert str(MAX_IMAGES) in sentence
 
@@ -71,7 +92,7 @@ def test_wrong_seeds(value):
 @pytest.mark.parametrize("value", [*NEVER_A_NUMBER, -0.01, MAX_GUIDANCE_SCALE + 0.01, "strong"])
 def test_wrong_guidance(value):
     sentence = refusal(guidance_scale=value)
-    assert "guidance_scale" in sentence
+    assert "guidance scale" in sentence
     assert written(value)[:40] in sentence
     assert str(MAX_GUIDANCE_SCALE) in sentence
 
@@ -80,14 +101,14 @@ def test_wrong_guidance(value):
     "value", [math.nan, math.inf, None, True, [], {}, HUGE, -1, 3, 0.5, "3", "-1", "dog", "", "nan"]
 )
 def test_wrong_classes(value):
-    sentence = refusal(class_labels=[0, value])
+    sentence = refusal(class_names=[0, value])
     assert "class" in sentence
     assert (written(value) in sentence) or (str(value)[:40] in sentence)
 
 
-@pytest.mark.parametrize("value", [[], (), "", None, 3.5, math.nan, np.array([])])
+@pytest.mark.parametrize("value", [[], (), "", None, 3.5, math.nan, np.array([]), np.array(1)])
 def test_wrong_lists_of_classes(value):
-    assert "class" in refusal(class_labels=value)
+    assert "class" in refusal(class_names=value)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +124,8 @@ def test_a_number_too_long_to_print_is_still_refused_by_name():
 
 
 def test_images_and_classes_together_are_limited():
-    assert str(3 * 100) in refusal(class_labels=[0, 1, 2], num_images=100)
-    assert len(create(class_labels=[0, 1], num_images=MAX_IMAGES // 2).labels) == MAX_IMAGES
+    assert str(3 * 100) in refusal(class_names=[0, 1, 2], num_images=100)
+    assert len(create(class_names=[0, 1], num_images=MAX_IMAGES // 2).captions) == MAX_IMAGES
 
 
 @pytest.mark.parametrize("value", [3, 3.0, np.int64(3), np.uint8(3), np.float32(3), Fraction(6, 2)])
@@ -137,16 +158,14 @@ def test_guidance_of_every_kind(value):
     ],
 )
 def test_classes_by_number_or_name(value, labels):
-    request = create(class_labels=value)
-    assert request.class_labels == labels
-    assert all(type(label) is int for label in request.class_labels)
+    assert create(class_names=value).subject.things == tuple(NAMES[label] for label in labels)
 
 
 def test_a_class_whose_name_has_capitals_is_found():
-    request = ClassConditionalRequest.create(
-        **GOOD | {"class_labels": ["Golden Retriever"]}, class_names=["Tench", "Golden Retriever"]
-    )
-    assert request.class_labels == (1,)
+    model = replace(MODEL, class_names=("Tench", "Golden Retriever"))
+    for name in ("Golden Retriever", "golden retriever "):
+        request = Request.read(model, {"class_names": [name]})
+        assert request.subject.class_names == ("Golden Retriever",)
 
 
 def test_a_plan_may_be_a_plan():
@@ -155,6 +174,105 @@ def test_a_plan_may_be_a_plan():
 
 
 def test_the_largest_seed_and_the_decimals_nobody_sends():
-    assert create(seed=MAX_SEED, class_labels=[0], num_images=1).seed == MAX_SEED
-    assert "seed must leave room" in refusal(seed=MAX_SEED, class_labels=[0], num_images=2)
-    assert "guidance_scale" in refusal(guidance_scale=Decimal("1.5"))
+    assert create(seed=MAX_SEED, class_names=[0], num_images=1).seed == MAX_SEED
+    assert "seed must leave room" in refusal(seed=MAX_SEED, class_names=[0], num_images=2)
+    assert "guidance scale" in refusal(guidance_scale=Decimal("1.5"))
+
+
+def test_what_is_not_given_is_the_models():
+    request = Request.read(MODEL, {"class_names": "cat"})
+    assert (str(request.plan), request.guidance_scale) == ("H1P2R1", 2.0)
+    assert (request.num_images, request.seed) == (1, 0)
+    request = Request.read(TEXT_MODEL, {"prompts": "a cat"})
+    assert request.subject == Texts(("a cat",), "") and request.size == Size(96, 96)
+    assert defaults(TEXT_MODEL) == {
+        "negative_prompt": "", "plan": "H2P1", "guidance_scale": 1.5, "height": 96, "width": 96,
+        "num_images": 1, "seed": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda its: its.NAME)
+def test_what_a_page_opens_with_is_a_request(subject):
+    model = {Classes: MODEL, Texts: TEXT_MODEL}[subject]
+    assert Request.read(model, subject.opening(model)).subject.things
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("model", [MODEL, TEXT_MODEL], ids=["classes", "texts"])
+def test_every_field_describes_itself(model, task):
+    fields = fields_of(model.subject, task)
+    assert next(iter(fields)) == model.subject.field().name
+    for called in ("words", "address", "option", "argument"):  # no two fields the same
+        assert len({getattr(its, called) for its in fields.values()}) == len(fields)
+    for field in fields.values():
+        about = field.about.format(thing=model.subject.NOUN)
+        assert field.schema(model)["description"].startswith(about)
+        assert field.about and not field.about.endswith(".")
+
+
+def test_a_side_says_what_the_model_takes():
+    fields = fields_of(Texts, Generate)
+    about = fields["width"].schema(TEXT_MODEL)["description"]
+    assert about == "in pixels; a multiple of 16 from 16 to 2048"
+    assert "height" not in fields_of(Classes, Generate)
+
+
+def test_a_request_comes_back_from_its_values():
+    request = create(class_names=["cat", 2])
+    assert Request.read(MODEL, request.values()) == request
+    assert Request.read(MODEL, request.json_values()) == request
+    assert request.to_json() == {
+        "model": "tiny", "task": "generate", "class_names": ["cat", "beach umbrella"],
+        "plan": "H1P2", "guidance_scale": 1.5, "num_images": 2, "seed": 7,
+    }  # fmt: skip
+    values = {"prompts": ["a cat", "rain"], "negative_prompt": " blurred ", "height": 32}
+    request = Request.read(TEXT_MODEL, values)
+    assert Request.read(TEXT_MODEL, request.json_values()) == request
+    assert request.to_json()["negative_prompt"] == "blurred" and request.to_json()["width"] == 96
+
+
+@pytest.mark.parametrize(
+    ("index", "name", "seed"), [(0, "sailboat", 7), (1, "sailboat", 8), (3, "beach umbrella", 10)]
+)
+def test_each_picture_has_a_request_of_its_own(index, name, seed):
+    assert create().of_picture(index) == create(class_names=name, num_images=1, seed=seed)
+
+
+def test_values_of_other_fields_are_refused_by_name():
+    assert "field 'prompts' is not known; the fields are class_names, " in refusal(prompts="a cat")
+
+
+def test_an_interface_may_take_less():
+    one = {"prompts": Prompts(most=1), "num_images": Whole(1, 4)}
+    read = Request.read(TEXT_MODEL, {"prompts": "a cat", "num_images": 4}, narrowed=one)
+    assert read.captions == ("a cat",) * 4
+    for values, sentence in (
+        ({"prompts": ["a cat", "a dog"]}, "prompt must be a text, not \\['a cat', 'a dog'\\]"),
+        ({"prompts": None}, "prompt must be a text, not None"),
+        ({"prompts": "a cat", "num_images": 5}, "number of images must be .* from 1 to 4, not 5"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            Request.read(TEXT_MODEL, values, narrowed=one)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"prompts": None}, "prompt must be a text, or a list of them, not None"),
+        ({"prompts": 3}, "prompt must be a text, or a list of them, not 3"),
+        ({"prompts": b"a cat"}, "prompt must be a text, or a list of them, not b'a cat'"),
+        ({"prompts": {"a": 1}}, "prompt must be a text, or a list of them, not {'a': 1}"),
+        ({"prompts": ["a cat", 3]}, "prompt must be a text, not 3"),
+        ({"prompts": ["a cat"] * 300}, "prompt must be at most 256 texts, not 300"),
+        ({"prompts": []}, "write a prompt: what should the picture show?"),
+        ({"prompts": ["a cat", " "]}, "write a prompt: what should the picture show?"),
+        ({"prompts": "x" * (MAX_TEXT + 1)}, "prompt has 2,001 characters; at most 2,000 are read"),
+        ({"negative_prompt": 3}, "negative prompt must be a text, not 3"),
+        ({"height": 40}, "height must be a multiple of 16, not 40"),
+        ({"width": 0}, f"width must be a whole number from 16 to {MAX_SIDE}, not 0"),
+        ({"width": "wide"}, f"width must be a whole number from 16 to {MAX_SIDE}, not 'wide'"),
+        ({"plan": "H1R1"}, "plan H1R1 has refiner steps, but this model has no refiner"),
+    ],
+)  # fmt: skip
+def test_wrong_values_of_texts(values, sentence):
+    assert refusal(TEXT_MODEL, **values) == sentence

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from flowturbo_core.metadata import TextSettings
+from flowturbo_core.metadata import read_png
 from tests.core.pipelines.tiny_text import tiny_text_pipeline
 
 TEXTS = {"b.png": "a red boat", "a.png": "a cat", "c.png": "night, city"}
@@ -14,7 +15,7 @@ TEXTS = {"b.png": "a red boat", "a.png": "a cat", "c.png": "night, city"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("captioned") / "tiny"
+    folder = tmp_path_factory.mktemp("with_captions") / "tiny"
     tiny_text_pipeline().save_pretrained(folder)
     return folder
 
@@ -53,8 +54,8 @@ def test_every_caption_has_its_picture_from_a_noise_of_its_own(draw, by_name, tm
         (expected,) = pipeline(text, plan="H1", seed=5 + k).images
         difference = np.asarray(Image.open(files[name]), int) - np.asarray(expected, int)
         assert np.abs(difference).max() <= 1
-        settings = TextSettings.from_png(files[name])
-        assert (settings.prompts, settings.seed, settings.plan) == ((text,), 5 + k, "H1")
+        values = read_png(files[name]).values
+        assert (values["prompts"], values["seed"], values["plan"]) == ([text], 5 + k, "H1")
 
 
 def test_what_is_cut_off_is_said_of_each_caption(draw, by_name, tmp_path):
@@ -91,6 +92,19 @@ def test_what_is_there_is_not_made_again_and_other_settings_are_refused(draw, by
     assert pictures(tmp_path)["b.png"].stat().st_mtime_ns == kept
     refused = draw(by_name, "--guidance-scale", 3)
     assert refused.code == 2 and "was made with other settings; name another folder" in refused.err
+
+
+def test_a_folder_begun_before_there_were_tasks_is_gone_on_with(draw, by_name, tmp_path):
+    assert draw(by_name).code == 0
+    for file in pictures(tmp_path).values():
+        with Image.open(file) as picture:
+            content, info = json.loads(picture.text["flowturbo"]), PngInfo()
+            del content["task"]
+            info.add_itxt("flowturbo", json.dumps(content))
+            picture.save(file, pnginfo=info)
+    made = {name: file.read_bytes() for name, file in pictures(tmp_path).items()}
+    assert draw(by_name).code == 0
+    assert {name: file.read_bytes() for name, file in pictures(tmp_path).items()} == made
 
 
 @pytest.mark.parametrize(

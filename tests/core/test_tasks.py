@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flowturbo_core.sampler import Velocities
-from flowturbo_core.tasks import generate, initial_noise
+from flowturbo_core.requests import GENERATE, TASKS
+from flowturbo_core.tasks import JOBS, generate, initial_noise
 
 
 def test_a_seed_gives_the_same_noise_alone_and_in_any_batch():
@@ -29,10 +29,14 @@ def test_drawing_noise_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_generating_job_starts_from_the_noise_at_time_zero():
-    noise, condition = initial_noise((1, 2, 2), [0]), object()
-    velocities, scale = Velocities(torch.nn.Identity()), torch.tensor(1.5)
-    job = generate(noise, velocities, condition, scale)
-    assert job.x_init is noise and job.condition is condition
-    assert job.velocities is velocities and job.guidance_scale is scale
+def test_every_task_has_its_job():
+    assert JOBS.keys() == set(TASKS.values())
+
+
+def test_a_generating_job_starts_from_the_noise_at_time_zero(pipeline):
+    noise, condition, null = initial_noise((1, 8, 8), [0]), torch.tensor([1]), torch.tensor([3])
+    job = pipeline.guided(noise, condition, null, 1.5)
+    assert generate(GENERATE, job) is job
+    assert job.x_init is noise and job.guidance_scale == 1.5
+    assert torch.equal(torch.stack(list(job.condition)).flatten(), torch.tensor([1, 3]))
     assert job.t_start == 0

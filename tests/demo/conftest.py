@@ -1,8 +1,10 @@
 """A tiny model of the real one's shape, and the page served with it."""
 
+import shutil
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,21 +15,29 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from demo import ui
+from demo.parts import models
 from demo.service import accelerator as accelerator_module
-from demo.service.class_service import ClassService
+from demo.service.downloads import Download
 from demo.service.engine import Engine
+from demo.service.loading import loader
+from demo.service.service import Service
 from demo.service.studio import load_services
-from demo.service.text_service import TextService
 from flowturbo_core.data.postcards import scene
+from flowturbo_core.making import hub
 from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoencoder_hash
 from flowturbo_core.models.catalog import ModelDescription
+from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
 from flowturbo_core.pipelines.base import FlowPipeline
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
+from flowturbo_core.plan import SamplePlan
+from flowturbo_core.rates import Rates
+from flowturbo_core.requests import Classes
 from flowturbo_core.sampler import keep
 from flowturbo_core.training.text import train_tokenizer
-from tests.conftest import TINY_UNET, randomize
+from tests import local_hub
+from tests.conftest import TINY_UNET, randomize, write_front
 
 _SIT = {
     "sample_size": 16,
@@ -49,9 +59,7 @@ def pytest_collection_modifyitems(items):
 
 BLOCK_MS = 10.0
 CLASSES = ["cat", "dog"]
-MODEL = ModelDescription(
-    "scripted", Path("nowhere"), "classes", tuple(CLASSES), True, "H1P5R3", 1.5
-)
+MODEL = ModelDescription("scripted", Path("nowhere"), Classes, tuple(CLASSES), True, "H1P5R3", 1.5)
 
 
 def make_pipeline(default_plan="H1P5R3", with_refiner=True):
@@ -120,7 +128,7 @@ def postcards_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def service(postcards_folder):
     """Return the service of the tiny model."""
-    service = ClassService.load(str(postcards_folder), "cpu", "float32")
+    service = Service.load(str(postcards_folder), "cpu", "float32")
     service.wait()
     return service
 
@@ -130,7 +138,7 @@ def text_service(tmp_path_factory, service):
     """Return the service of the tiny model of texts, on the thread of the other."""
     folder = tmp_path_factory.mktemp("models") / "tiny-texts"
     make_text_pipeline().save_pretrained(folder)
-    texts = TextService.load(str(folder), "cpu", "float32", service._accelerator)
+    texts = Service.load(str(folder), "cpu", "float32", service._accelerator)
     texts.wait()
     return texts
 
@@ -140,14 +148,14 @@ def serve():
     """Return a function that serves the page of a service, with options of `launch`."""
     pages = []
 
-    def start(service, *texts, **options):
-        page = ui.build(service, *texts)
+    def start(*services, **options):
+        page = ui.build(*services)
         pages.append(page)
         _, address, _ = page.queue(max_size=20).launch(
             server_port=free_port(),
             prevent_thread_lock=True,
             quiet=True,
-            **ui.launch_options(service, *texts),
+            **ui.launch_options(*services),
         )
         return address
 
@@ -165,11 +173,54 @@ def address(serve, service):
 @pytest.fixture(scope="session")
 def bundled_address(serve):
     """Return the address of the page as it is without options: the models that ship."""
-    classes, texts = load_services()
-    for its in (classes, *texts):
+    services = load_services()
+    for its in services:
         if its.download is None:
             its.wait()
-    return serve(classes, *texts)
+    return serve(*services)
+
+
+RATES = Rates(predictor_ms=10.0, refiner_ms=1.0, decode_ms=5.0)
+# 25, 39 (less exact than its cheaper neighbour, as on another machine), 37, 81 and 165 ms.
+ERRORS = {"H1": 0.9, "H1P1R2": 0.6, "H1P1R1": 0.5, "H1P5R3": 0.3, "H8": 0.2}
+
+
+def front_plan(text, error):
+    plan = SamplePlan.parse(text)
+    return FrontPlan(text, plan.predictor_evaluations, plan.refiner_evaluations, error)
+
+
+@pytest.fixture(scope="session")
+def tuned(service, postcards_folder, tmp_path_factory):
+    """Return a service whose model has a front, at set rates; it shares the loaded model."""
+    folder = shutil.copytree(postcards_folder, tmp_path_factory.mktemp("tuned") / "tuned")
+    errors = ERRORS | {"E4": 0.55, "H1P3R9": 0.1}  # no sliders say these two
+    rows = [vars(front_plan(text, error)) for text, error in errors.items()]
+    write_front(folder, {"plans": rows, "guidance_scale": 1.5})
+    engine = Engine(service.wait().pipeline)
+    engine.rates = RATES
+    tuned = Service(ModelDescription.read(folder), lambda: engine)
+    tuned.wait()
+    return tuned
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def remote(tmp_path, own_cache, monkeypatch, service):
+    """Return the service of a model on a hub of this machine, and that hub."""
+    monkeypatch.setattr(hub, "_LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(models, "_LOOK_AGAIN_S", 0.1)
+    # As InstaFlow's distilled one.
+    model = replace(local_hub.MODEL, image_size=64, default_plan="E1")
+    description = ModelDescription.of_hub(model)
+    with local_hub.serving(local_hub.publish(tmp_path / "published")) as server:
+        download = Download(model, partial(hub.fetch, endpoint=server.endpoint))
+        load = loader(description, "cpu", "float32")
+        yield Service(description, load, service._accelerator, download), server
 
 
 @dataclass
@@ -191,7 +242,8 @@ class ScriptedPipeline:
         return []
 
     def job(self, request):
-        return SimpleNamespace(x_init=request.labels, name=request.class_labels, present=keep)
+        labels = tuple(CLASSES.index(name) for name in request.subject.things)
+        return SimpleNamespace(x_init=request.captions, name=labels, present=keep)
 
     def run(self, job, plan):
         for k, kind in enumerate(plan.kinds):
@@ -227,7 +279,7 @@ def scripted_service(scripted, monkeypatch):
     """Return a service that hands over every preview at once."""
     monkeypatch.setattr(accelerator_module, "_UNDISTURBED_S", 0)
     monkeypatch.setattr(accelerator_module, "_SETTLING_S", 0)
-    service = ClassService(MODEL, lambda: Engine(scripted, "scripted"))
+    service = Service(MODEL, lambda: Engine(scripted))
     service.wait()
     return service
 

@@ -52,6 +52,14 @@ WATCH_STOP = """(stop) => {
     }).observe(stop, { attributes: true });
 }"""
 
+# Notes whatever is said aloud.
+LISTEN = """() => {
+    window.heard = [];
+    const aloud = document.querySelector(".aloud");
+    new MutationObserver(() => aloud.textContent && heard.push(aloud.textContent))
+        .observe(aloud, { childList: true });
+}"""
+
 
 class Visit:
     """One page, and everything it did that it should not."""
@@ -165,9 +173,9 @@ class Visit:
     def expect_cost(self, text):
         expect(self.page.locator(".cost")).to_contain_text(text)
 
-    def expect_readout(self, pattern):
+    def expect_readout(self, pattern, patience_ms=PATIENCE_MS):
         """Wait for it, looking more often than `expect`: a tiny model has done in a second."""
-        until = time.monotonic() + PATIENCE_MS / 1000
+        until = time.monotonic() + patience_ms / 1000
         while not re.search(pattern, found := " ".join(self.readout.text_content().split())):
             assert time.monotonic() < until, f"no {pattern!r} in: {found}"
             self.page.wait_for_timeout(20)
@@ -202,7 +210,7 @@ class Visit:
 def visiting(visit):
     """Lend a visit to a test, and expect at its end that the page did nothing it should not."""
     yield visit
-    assert visit.complaints == []
+    assert visit.complaints == [], visit.complaints
     assert visit.sideways_scroll() == 0
     visit.page.close()
 

@@ -19,7 +19,7 @@ from flowturbo_core.data.postcards.tools import (
     luma,
     mix,
     palette_of,
-    scattered,
+    scatter,
     tones_of,
 )
 
@@ -70,7 +70,7 @@ def _weather(scene: Scene, poster: Poster, palette: Palette, part: slice) -> Non
         return
     chance = Chance(scene.seed, stream=4)
     drop = mix(palette.sky[-1], (235, 242, 255), 0.6)
-    for across, down in scattered(chance, 18)[part]:
+    for across, down in scatter(chance, 18)[part]:
         x, y = IMAGE_SIZE * across, IMAGE_SIZE * down
         if scene.weather == "snowy":
             radius = chance.uniform(2.0, 3.0)

@@ -109,7 +109,7 @@ def _caption(scene: Scene, chance: Chance) -> Prompt:
     template = chance.pick(_EMPTY_TEMPLATES if _is_empty(scene) else _TEMPLATES)
     opening = "" if template.startswith("{t}") else chance.pick(_OPENINGS)
     words = _nouns(scene, chance) | _phrases(scene, chance)
-    return Prompt(opening + template.format(**words), _named(template, scene, words))
+    return Prompt(opening + template.format(**words), _list_attributes(template, scene, words))
 
 
 def _is_empty(scene: Scene) -> bool:
@@ -242,10 +242,11 @@ def prompt(scene: Scene, seed: int) -> Prompt:
         "S": _PLACES[scene.setting][1].removeprefix("a ").removeprefix("the "),
     }
     text = opening + template.format(**words) + chance.pick(_ENDINGS)
-    return Prompt(text, _named(template, scene, words))
+    return Prompt(text, _list_attributes(template, scene, words))
 
 
-def _named(template: str, scene: Scene, words: dict[str, str]) -> frozenset[str]:
+def _list_attributes(template: str, scene: Scene, words: dict[str, str]) -> frozenset[str]:
+    """Return the attributes that a template names."""
     fields = set("".join(re.findall(r"{(\w+)}", template)))
     if "w" in fields and words["w"].endswith(_PERIODS[scene.time]):  # "on a rainy morning"
         fields.add("t")

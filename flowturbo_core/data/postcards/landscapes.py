@@ -19,8 +19,8 @@ from flowturbo_core.data.postcards.tools import (
     bend,
     mix,
     ripple,
-    scattered,
-    turned,
+    rotate,
+    scatter,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def paint_sky(
 
 
 def _stars(poster: Poster, chance: Chance, horizon: float, moon_x: float, moon_y: float) -> None:
-    for k, (across, down) in enumerate(scattered(chance, chance.whole(8, 12))):
+    for k, (across, down) in enumerate(scatter(chance, chance.whole(8, 12))):
         x, y = IMAGE_SIZE * across, 4 + (0.72 * horizon - 4) * down
         radius = 1.7 if k % 3 == 0 else 1.2
         if abs(x - moon_x) + abs(y - moon_y) > 26:
@@ -86,7 +86,7 @@ def _moon(
         return
     sickle = arc(x, y, radius, radius, 0.25, 0.75) + arc(x, y, -0.35 * radius, radius, -0.25, 0.25)
     tilt = chance.uniform(0.3, 0.6)
-    poster.shapes([], [turned(sickle, tilt, x, y)], (palette.sun, palette.sun), opacity)
+    poster.shapes([], [rotate(sickle, tilt, x, y)], (palette.sun, palette.sun), opacity)
 
 
 def _clouds(scene: Scene, poster: Poster, palette: Palette, chance: Chance, horizon: float) -> None:
@@ -96,7 +96,7 @@ def _clouds(scene: Scene, poster: Poster, palette: Palette, chance: Chance, hori
         "rainy": (4, (46, 60), 8, 22),
         "snowy": (2, (28, 42), 18, 0.55 * horizon),
     }[scene.weather]
-    for across, down in scattered(chance, count):
+    for across, down in scatter(chance, count):
         y = top + (low - top) * down
         _cloud(poster, palette, IMAGE_SIZE * across, y, chance.uniform(*width), chance)
 
@@ -238,7 +238,7 @@ def _water(g: Ground, level: float) -> None:
             g.palette.sun,
             0.62 - 0.07 * k,
         )
-    for across, down in scattered(g.chance, 4):
+    for across, down in scatter(g.chance, 4):
         x, y = IMAGE_SIZE * across, level + 8 + (depth - 14) * down
         g.poster.oval(x, y, 6 + (y - level) * 0.16, 0.9 + (y - level) * 0.012, g.palette.foam, 0.34)
 

@@ -267,8 +267,8 @@ def bend(a: Point, control: Point, b: Point, steps: int = 10) -> list[Point]:
     ]
 
 
-def turned(points: Sequence[Point], angle: float, x: float, y: float) -> list[Point]:
-    """Points rotated by an angle in radians about (x, y)."""
+def rotate(points: Sequence[Point], angle: float, x: float, y: float) -> list[Point]:
+    """Return points, rotated by an angle in radians about (x, y)."""
     c, s = math.cos(angle), math.sin(angle)
     return [(x + c * (px - x) - s * (py - y), y + s * (px - x) + c * (py - y)) for px, py in points]
 
@@ -287,7 +287,7 @@ def ripple(chance: Chance, level: float, swell: float, waves: float = 1.0) -> np
     return level + swell * (0.72 * wave(waves) + 0.28 * wave(2.3 * waves))
 
 
-def scattered(chance: Chance, count: int) -> list[Point]:
+def scatter(chance: Chance, count: int) -> list[Point]:
     """Return places in the unit square, evenly spread without a pattern.
 
     They are those of the R2 sequence (Roberts, 2018), started anywhere.
@@ -436,7 +436,7 @@ class Pen:
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
         """Fill a polygon."""
         if self._turn:
-            points = turned(points, *self._turn)
+            points = rotate(points, *self._turn)
         places = [
             (round(self._x + self._across * x), round(self._y - self._up * y)) for x, y in points
         ]

@@ -12,7 +12,7 @@ from flowturbo_core.data.folders import Squares, picture_files
 from flowturbo_core.data.workers import read_batches
 from flowturbo_core.images import from_pil
 from flowturbo_core.models.autoencoder import encode_images
-from flowturbo_core.training.latents import encoded_once
+from flowturbo_core.training.latents import encode_once
 from tests.conftest import tiny_vae
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
@@ -70,7 +70,7 @@ def test_latents_are_those_of_the_squares_and_cached(folder, tmp_path):
     vae, squares, cache = tiny_vae(), Squares(folder, 16), tmp_path / "cache"
 
     def encoded(source):
-        return encoded_once(vae, source, 3, [source.origin], cache, 0, batch_size=2).tensors
+        return encode_once(vae, source, 3, [source.origin], cache, 0, batch_size=2).tensors
 
     latents, numbers = encoded(squares)
     expected = encode_images(vae, squares[range(3)][0].float() / 127.5 - 1)
@@ -221,7 +221,7 @@ def test_a_picture_found_damaged_late_is_one_sentence_and_the_others_are_kept(
 
     def latents_of():
         squares = Squares(folder, 16)
-        return encoded_once(
+        return encode_once(
             tiny_vae(), squares, len(squares), [squares.origin], cache, workers, 2,
             squares.origin_of,
         ).tensors[0]  # fmt: skip

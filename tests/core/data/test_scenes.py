@@ -14,7 +14,7 @@ from flowturbo_core.data.postcards.scene import CLASSES
 from flowturbo_core.data.scenes import Scenes
 from flowturbo_core.models.autoencoder import encode_images
 from flowturbo_core.training import latents
-from flowturbo_core.training.latents import cached_latents
+from flowturbo_core.training.latents import encode_scenes
 from tests.conftest import randomize, tiny_pixel_vae
 
 
@@ -46,7 +46,7 @@ def test_a_batch_holds_the_postcards_of_its_numbers():
 
 def test_latents_are_those_of_the_scenes(drawn, tmp_path):
     vae = tiny_pixel_vae()
-    data = cached_latents(vae, 50, 70, tmp_path, workers=0)  # more than one batch of 64
+    data = encode_scenes(vae, 50, 70, tmp_path, workers=0)  # more than one batch of 64
     latents, labels = data[range(70)]
     assert latents.dtype == torch.float16
     assert drawn[LOOK:] == list(range(50, 120))
@@ -56,25 +56,25 @@ def test_latents_are_those_of_the_scenes(drawn, tmp_path):
 
 
 def test_scenes_are_encoded_once_and_read_back(drawn, tmp_path):
-    first = cached_latents(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
+    first = encode_scenes(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
     drawn.clear()
-    again = cached_latents(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
+    again = encode_scenes(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
     assert len(drawn) == LOOK
     assert all(torch.equal(a, b) for a, b in zip(first.tensors, again.tensors, strict=True))
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_changed_drawing_is_encoded_anew(drawn, tmp_path, monkeypatch):
-    cached_latents(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
+    encode_scenes(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
     white = Image.new("RGB", (32, 32), "white")
     monkeypatch.setattr(scenes, "postcard", lambda seed: (white, SimpleNamespace(label=0), ""))
-    data = cached_latents(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
+    data = encode_scenes(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
     assert torch.equal(data.tensors[0][0], data.tensors[0][4])  # white all of them
 
 
 @pytest.mark.parametrize("change", ["weights", "statistics", "seed", "count"])
 def test_anything_else_is_encoded_anew(drawn, tmp_path, change):
-    cached_latents(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
+    encode_scenes(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
     drawn.clear()
     vae = {
         "weights": lambda: randomize(tiny_pixel_vae(), 3),
@@ -82,7 +82,7 @@ def test_anything_else_is_encoded_anew(drawn, tmp_path, change):
         "statistics": lambda: tiny_pixel_vae(latents_mean=[0.5] * 4, latents_std=[2.0] * 4),
     }.get(change, tiny_pixel_vae)()
     first_seed, count = (1 if change == "seed" else 0), (6 if change == "count" else 5)
-    data = cached_latents(vae, first_seed, count, tmp_path, workers=0)
+    data = encode_scenes(vae, first_seed, count, tmp_path, workers=0)
     assert drawn[LOOK:] == list(range(first_seed, first_seed + count))
     images = Scenes(first_seed)[range(count)][0].float() / 127.5 - 1
     expected = encode_images(vae, images)
@@ -99,7 +99,7 @@ def test_dying_while_encoding_leaves_nothing_that_looks_whole(drawn, tmp_path, m
 
     monkeypatch.setattr(latents.np, "savez", half)
     with pytest.raises(Killed):
-        cached_latents(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
+        encode_scenes(tiny_pixel_vae(), 0, 5, tmp_path, workers=0)
     monkeypatch.undo()
     assert not list(tmp_path.glob("*.npz"))
 
@@ -107,6 +107,6 @@ def test_dying_while_encoding_leaves_nothing_that_looks_whole(drawn, tmp_path, m
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the replaced drawing needs forked workers")
 def test_workers_change_nothing(drawn, tmp_path):
-    alone = cached_latents(tiny_pixel_vae(), 0, 130, tmp_path / "alone", workers=0)
-    helped = cached_latents(tiny_pixel_vae(), 0, 130, tmp_path / "helped", workers=2)
+    alone = encode_scenes(tiny_pixel_vae(), 0, 130, tmp_path / "alone", workers=0)
+    helped = encode_scenes(tiny_pixel_vae(), 0, 130, tmp_path / "helped", workers=2)
     assert all(torch.equal(a, b) for a, b in zip(alone.tensors, helped.tensors, strict=True))

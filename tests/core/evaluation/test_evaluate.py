@@ -1,63 +1,33 @@
 """Evaluating plans: the same noise for all, parts that survive a kill, honest refusals."""
 
-import copy
 import json
 import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from flowturbo_core.data.postcards.captions import prompt
 from flowturbo_core.data.postcards.scene import ATTRIBUTES, sample_scene
-from flowturbo_core.data.scenes import Scenes
 from flowturbo_core.evaluation import evaluate as module
-from flowturbo_core.evaluation.evaluate import Settings, evaluate, evaluator_of, weights_of
+from flowturbo_core.evaluation import quality, solutions
 from flowturbo_core.evaluation.parts import Parts
-from flowturbo_core.evaluation.solver_error import (
-    Reference,
-    ends,
-    solve_reference,
-    solver_errors,
-)
-from flowturbo_core.models.autoencoder import (
-    PixelUnshuffleAutoencoderKL,
-    autoencoder_hash,
-    decode_latents,
-    reconstruct,
-)
+from flowturbo_core.evaluation.quality import evaluator_of
+from flowturbo_core.evaluation.solver_error import Reference
+from flowturbo_core.models.autoencoder import PixelUnshuffleAutoencoderKL, autoencoder_hash
 from flowturbo_core.models.catalog import model_folder
 from flowturbo_core.models.evaluator import PostcardsEvaluator
 from flowturbo_core.models.storage import load_model
-from flowturbo_core.plan import SamplePlan
-from tests.conftest import randomize, tiny_pipeline
-from tests.demo.conftest import free_port, make_pipeline, make_text_pipeline
-
-SETTINGS = Settings(
-    "tiny", "weights", ("H2", "H1P1R1"), 6, ("frechet", "accuracy"), 1.5, 3, 4, "cpu", "float32"
-)
+from tests.conftest import tiny_pipeline
+from tests.core.evaluation.evaluating import SETTINGS, run
+from tests.demo.conftest import free_port, make_text_pipeline
 
 
 @pytest.fixture(autouse=True)
 def few_scenes(monkeypatch):
     """Compare with eight scenes instead of ten thousand."""
-    monkeypatch.setattr(module, "REFERENCE_SCENES", 8)
-
-
-@pytest.fixture(scope="module")
-def postcards():
-    return make_pipeline()
-
-
-@pytest.fixture(scope="module")
-def evaluator():
-    return randomize(PostcardsEvaluator(widths=(8,) * 5, feature_size=4), 5, scale=0.3)
-
-
-def run(pipeline, evaluator, parts, **changes):
-    return evaluate(pipeline, replace(SETTINGS, **changes), Parts(parts), evaluator)
+    monkeypatch.setattr(quality, "REFERENCE_SCENES", 8)
 
 
 def comparable(content):
@@ -99,8 +69,9 @@ def test_one_plan_among_others_is_judged_as_alone(postcards, evaluator, tmp_path
 @pytest.mark.parametrize("lifetime", [1, 2, 3, 5])
 def test_a_run_that_was_killed_goes_on(postcards, evaluator, tmp_path, monkeypatch, lifetime):
     solution = Reference(torch.zeros(64, 8, 16, 16), (100,) * 64)
-    monkeypatch.setattr(module, "solve_reference", lambda *asked: solution)
-    monkeypatch.setattr(module, "ends", lambda p, plan, *asked: torch.full((64, 8, 16, 16), 1e-2))
+    monkeypatch.setattr(solutions, "solve_reference", lambda *asked: solution)
+    end = torch.full((64, 8, 16, 16), 1e-2)
+    monkeypatch.setattr(solutions, "ends", lambda *asked: end)
     asked = {"metrics": ("frechet", "accuracy", "solver")}
     save, saved = Parts.save, []
     monkeypatch.setattr(Parts, "save", lambda p, n, arrays: saved.append(n) or save(p, n, arrays))
@@ -135,7 +106,7 @@ def test_texts_are_judged_by_what_they_name(evaluator, tmp_path):
     texts = make_text_pipeline()
     content = run(texts, evaluator, tmp_path / "parts", plans=("H2",), num_samples=24)
     (row,) = content["rows"]
-    scenes = [sample_scene(module._CLASS_SEED + k, "train") for k in range(24)]
+    scenes = [sample_scene(quality.ASKED_SEED + k, "train") for k in range(24)]
     made = [prompt(scene, scene.seed) for scene in scenes]
     told = []
     for start in range(0, 24, 4):  # the batches of the run, so that rounding is the same
@@ -195,18 +166,6 @@ def test_a_folder_that_no_run_made_stays_as_it_is(postcards, evaluator, tmp_path
     assert [file.name for file in (tmp_path / "others").iterdir()] == ["notes.txt"]
 
 
-def test_other_weights_have_another_hash(postcards, evaluator):
-    others = copy.deepcopy(postcards)
-    assert weights_of(postcards, evaluator) == weights_of(others, evaluator)
-    with torch.no_grad():
-        others.refiner.pos_embed[0, 0, 0] += 1
-    released = copy.deepcopy(postcards)
-    released.refiner.register_to_config(variant="released")
-    models = (postcards, others, released)
-    hashes = {weights_of(model, evaluator) for model in models} | {weights_of(postcards)}
-    assert len(hashes) == 4
-
-
 def test_no_plan_always_runs_first(postcards, tmp_path, monkeypatch):
     order = []
 
@@ -220,118 +179,11 @@ def test_no_plan_always_runs_first(postcards, tmp_path, monkeypatch):
     assert order == ["H2", "H1P1R1", "H1P1R1", "H2", "H2", "H1P1R1"]
 
 
-def test_accuracy_precision_and_recall_are_of_what_was_told(postcards, tmp_path, monkeypatch):
-    labels = [sample_scene(module._CLASS_SEED + k).label for k in range(6)]
-    subjects = torch.tensor(labels[:5] + [(labels[5] + 1) % 17])  # the last one is mistaken
-    told = torch.stack([subjects, *[torch.zeros(6, dtype=torch.long)] * 3], dim=1)
-    told_in_turn = iter([told[:4], told[4:]])
-    near = torch.linspace(0, 1, 8)[:, None].repeat(1, 4)
-    features = iter([near[:1].repeat(4, 1), near[:1].repeat(2, 1)])  # one point, again and again
-    monkeypatch.setattr(module, "_look", lambda *_: (next(features), next(told_in_turn)))
-    first = torch.arange(8)[:, None].repeat(1, 4)
-
-    def scenes(*asked, split, reconstructed):
-        count = asked[-1]
-        away = 5 if reconstructed else 0
-        return (near + away)[:count], torch.zeros_like(first)[:count], first[:count]
-
-    monkeypatch.setattr(module, "_scenes", scenes)
-    content = run(postcards, "an evaluator", tmp_path / "parts", plans=("H2",))
-    (row,) = content["rows"]
-    assert row["class_accuracy"] == pytest.approx(5 / 6)
-    # All that was drawn is among the scenes, of which it covers one.
-    assert row["precision"] == 1 and row["recall"] == pytest.approx(1 / 6)
-    reconstructed = content["floor"]["reconstructed"]
-    assert reconstructed["class_accuracy"] == pytest.approx(1 / 6)
-    assert reconstructed["precision"] == 0
-    drawn = content["floor"]["drawn"]
-    assert drawn["precision"] == 1 and drawn["frechet_distance"] < reconstructed["frechet_distance"]
-
-
-def test_the_floor_is_of_other_scenes_through_the_autoencoder(postcards, evaluator):
-    ours = module._scenes(postcards, evaluator, 7, 5, split="train", reconstructed=True)
-    images, labels = Scenes(7)[range(5)]
-    seen = reconstruct(postcards.vae, images.float() / 127.5 - 1)
-    torch.testing.assert_close(ours[0], module._look(evaluator, seen)[0])
-    assert torch.equal(ours[2][:, 0], labels)
-    seeds = sorted((module._REFERENCE_SEED, module._FLOOR_SEED, module._CLASS_SEED))
-    assert all(b - a >= 1_000_000 for a, b in zip(seeds, seeds[1:], strict=False))
-
-
-@pytest.mark.slow
-def test_the_reference_is_checked_if_asked(pipeline, tmp_path):
-    metrics = ("solver", "reference")
-    content = run(pipeline, None, tmp_path / "parts", plans=("H1", "H4"), metrics=metrics)
-    assert 0 < content["reference"]["moved"] < 0.1
-    assert 0 < content["reference"]["errors_changed"] < 0.1
-    assert content["reference"]["most_steps"] == 100
-    plain = run(pipeline, None, tmp_path / "plain", plans=("H1", "H4"), metrics=("solver",))
-    assert plain["reference"] is None
-    with pytest.raises(ValueError, match="reference checks that of solver: name both"):
-        replace(SETTINGS, metrics=("reference",))
-
-
-def test_without_an_evaluator_the_solver_error_remains(pipeline, tmp_path):
-    content = run(pipeline, None, tmp_path / "parts", plans=("H2", "H4"), metrics=("solver",))
-    coarse, fine = content["rows"]
-    assert content["floor"] is None and "frechet_distance" not in coarse
-    assert coarse["solver_error"] > fine["solver_error"] > 0
-    exact = solve_reference(pipeline, 1.5, 3).latents
-    errors = [solver_errors(ends(pipeline, SamplePlan("H" * n), 1.5, 3), exact) for n in (2, 4)]
-    for row, each in zip(content["rows"], errors, strict=True):
-        assert row["solver_error"] == pytest.approx(float(each.square().mean().sqrt()))
-        assert row["solver_error_median"] == pytest.approx(float(each.median()))
-    assert pipeline.dtype == torch.float32
-
-
-def test_pairs_say_on_how_many_noises_a_plan_is_nearer(pipeline, tmp_path):
-    asked = {"plans": ("H2", "H1P1R1"), "metrics": ("solver",)}
-    content = run(pipeline, None, tmp_path / "parts", **asked)
-    (pair,) = content["pairs"]
-    exact = solve_reference(pipeline, 1.5, 3).latents
-    heun, refined = (
-        solver_errors(ends(pipeline, SamplePlan(blocks), 1.5, 3), exact) for blocks in ("HH", "HPR")
-    )
-    assert pair["nearer"] == pytest.approx(float((refined < heun).double().mean()))
-
-
-def test_the_solver_error_is_measured_in_float32(tmp_path):
-    asked = replace(SETTINGS, plans=("H4",), metrics=("solver",))
-    exact, rounded = tiny_pipeline(), tiny_pipeline().to(torch.bfloat16)
-    errors = [
-        evaluate(*case)["rows"][0]["solver_error"]
-        for case in (
-            (exact, asked, Parts(tmp_path / "full"), None),
-            (rounded, asked, Parts(tmp_path / "half"), None, exact),
-        )
-    ]
-    assert errors[0] == errors[1] and rounded.dtype == torch.bfloat16
-
-
-def test_postcards_alone_have_an_evaluator(pipeline, postcards):
-    assert evaluator_of(pipeline) is None
-    assert isinstance(evaluator_of(postcards), PostcardsEvaluator)
-
-
-@pytest.mark.slow
-def test_the_error_of_features_is_the_distance_of_what_the_evaluator_sees(
-    postcards, evaluator, tmp_path
-):
-    asked = {"plans": ("H2",), "metrics": ("solver",)}
-    (row,) = run(postcards, evaluator, tmp_path / "parts", **asked)["rows"]
-    exact = solve_reference(postcards, 1.5, 3).latents
-    latents = [exact, ends(postcards, SamplePlan("HH"), 1.5, 3)]
-    with torch.no_grad():
-        expected, found = (evaluator(decode_latents(postcards.vae, x)) for x in latents)
-    expected = (found - expected).square().mean().sqrt().item()
-    assert row["solver_error_of_features"] == pytest.approx(expected, rel=1e-4) and expected > 0
-
-
 def test_the_scenes_asked_for_are_of_the_split(postcards):
-    labels, wanted = module._asked(postcards, "held_out", 0, 40)
-    scenes = [sample_scene(module._CLASS_SEED + k, "held_out") for k in range(40)]
+    labels, wanted = module._ask(postcards, "held_out", 0, 40)
+    scenes = [sample_scene(quality.ASKED_SEED + k, "held_out") for k in range(40)]
     assert labels == [scene.label for scene in scenes] == [row[0] for row in wanted]
-    assert labels != module._asked(postcards, "train", 0, 40)[0]
+    assert labels != module._ask(postcards, "train", 0, 40)[0]
     with pytest.raises(ValueError, match="scenes 'test' is not one of train, held_out, all"):
         replace(SETTINGS, scenes="test")
 
@@ -339,29 +191,6 @@ def test_the_scenes_asked_for_are_of_the_split(postcards):
 def test_where_nothing_is_judged_a_few_batches_are_enough(pipeline, tmp_path):
     content = run(pipeline, None, tmp_path / "p", metrics=("solver",), num_samples=40, batch_size=2)
     assert [row["num_samples"] for row in content["rows"]] == [8, 8]
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"num_samples": 1}, "num_samples must be a whole number from 2"),
-        ({"batch_size": 0}, "batch_size must be a whole number from 1"),
-        ({"plans": ()}, "at least one plan"),
-        ({"plans": ("H8", "H8")}, "a plan is named twice in H8, H8"),
-        ({"metrics": ("beauty",)}, "'beauty': choose from frechet, accuracy, solver"),
-        ({"metrics": ()}, "choose from"),
-        ({"seed": 2**32 - 63}, "the first seed of 6 samples must be a whole number from 0 to"),
-        ({"plans": ("H8",), "rivals": ("ab2:2", "ab2:2")}, "a rival is named twice"),
-    ],
-)
-def test_settings_that_cannot_be(changes, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        replace(SETTINGS, **changes)
-
-
-def test_numbers_may_be_written_as_floats():
-    settings = replace(SETTINGS, num_samples=6.0, batch_size=4.0)
-    assert settings == SETTINGS and isinstance(settings.num_samples, int)
 
 
 def test_a_refiner_that_is_not_there_is_noticed_before_anything_runs(tmp_path):
@@ -408,11 +237,3 @@ def test_processes_share_the_batches(pipeline_folder, tmp_path):
     for number in range(1, 5):
         assert done.stdout.count(f"batch {number} of 4") == 1
     assert json.loads(file.read_text())["num_processes"] == 2
-
-
-def test_images_reach_the_evaluator_on_their_scale(postcards, evaluator, tmp_path, monkeypatch):
-    seen, look = [], module._look
-    monkeypatch.setattr(module, "_look", lambda e, images: seen.append(images) or look(e, images))
-    run(postcards, evaluator, tmp_path / "parts")
-    values = np.concatenate([images.numpy().ravel() for images in seen])
-    assert -1.001 <= values.min() < -0.5 and 0.5 < values.max() <= 1.001

@@ -16,9 +16,9 @@ from flowturbo_core.evaluation import fidelity as module
 from flowturbo_core.evaluation.fidelity import (
     default_metrics,
     fidelity,
-    given_statistics,
     load_clip,
     load_inception,
+    read_statistics,
 )
 from flowturbo_core.evaluation.frechet import (
     feature_statistics,
@@ -127,7 +127,7 @@ def test_of_an_adm_reference_fid_takes_the_statistics_and_recall_the_pictures(st
         sigma_s=np.eye(7),
     )
     content = fidelity(folder_of(tmp_path / "ours", ours), reference, COMPARING, CPU)
-    given = given_statistics(reference)
+    given = read_statistics(reference)
     expected = frechet_distance(feature_statistics(features(ours)), given)
     assert content["fid"] == pytest.approx(expected, rel=1e-6)
     assert content["fid_reference"] == "mu and sigma"
@@ -143,7 +143,7 @@ def test_a_reference_of_statistics_alone_serves_fid(stand_in, command_line, tmp_
     reference = npz(tmp_path / "stats.npz", **statistics, **extra)
     drawn = folder_of(tmp_path / "ours", ours)
     content = fidelity(drawn, reference, ["fid"], CPU)
-    given = given_statistics(reference)
+    given = read_statistics(reference)
     expected = frechet_distance(feature_statistics(features(ours)), given)
     assert content["fid"] == pytest.approx(expected, rel=1e-6)
     assert (content["fid_reference"], content["num_reference"]) == ("mu and sigma", None)
@@ -404,7 +404,7 @@ def clip_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def captioned(tmp_path):
+def with_captions(tmp_path):
     """Return a folder of three pictures and their captions by name."""
     folder = folder_of(tmp_path / "drawn", noise(3))
     file = tmp_path / "captions.json"
@@ -425,8 +425,8 @@ def cosines(folder, pictures, captions):
     return np.array(found)
 
 
-def test_clip_score_is_the_mean_of_the_positive_cosines(clip_folder, captioned):
-    content = fidelity(captioned[0], None, ["clip"], CPU, captioned[1], str(clip_folder))
+def test_clip_score_is_the_mean_of_the_positive_cosines(clip_folder, with_captions):
+    content = fidelity(with_captions[0], None, ["clip"], CPU, with_captions[1], str(clip_folder))
     each = cosines(clip_folder, noise(3), CAPTIONS)
     assert content["clip_score"] == pytest.approx(100 * each.clip(min=0).mean(), rel=1e-4)
     assert content["captions_cut"] == 0 and content["clip"] == str(clip_folder)
@@ -445,11 +445,11 @@ def test_clip_score_of_a_batch_in_parts_with_a_caption_too_long(clip_folder, tmp
     assert content["captions_cut"] == 1
 
 
-def test_captions_are_by_name_or_a_line_each(captioned, tmp_path):
-    drawn = open_pictures(captioned[0], 2)
+def test_captions_are_by_name_or_a_line_each(with_captions, tmp_path):
+    drawn = open_pictures(with_captions[0], 2)
     text = tmp_path / "captions.txt"
     text.write_text("\n".join(CAPTIONS))
-    for file in (captioned[1], text):
+    for file in (with_captions[1], text):
         assert read_captions(file, drawn.source, drawn.names, drawn.count) == CAPTIONS
 
 
@@ -474,21 +474,21 @@ def test_captions_are_by_name_or_a_line_each(captioned, tmp_path):
         ("missing.json", None, "there is no file"),
     ],
 )
-def test_captions_that_do_not_fit(no_network, captioned, tmp_path, name, content, sentence):
+def test_captions_that_do_not_fit(no_network, with_captions, tmp_path, name, content, sentence):
     file = tmp_path / name
     if content is not None:
         file.write_text(content)
-    refused(sentence, captioned[0], None, ["clip"], captions=file)
+    refused(sentence, with_captions[0], None, ["clip"], captions=file)
 
 
-def test_captions_by_name_of_pictures_without(no_network, captioned, tmp_path):
+def test_captions_by_name_of_pictures_without(no_network, with_captions, tmp_path):
     file = npz(tmp_path / "a.npz", arr_0=noise(3))
-    refused("captions by file name", file, None, ["clip"], captions=captioned[1])
+    refused("captions by file name", file, None, ["clip"], captions=with_captions[1])
 
 
-def test_models_that_are_not_clip(clip_folder, captioned, tmp_path):
-    asked = {"metrics": ["clip"], "captions": captioned[1]}
-    refused("no folder and cannot be downloaded", captioned[0], clip="./nothing", **asked)
+def test_models_that_are_not_clip(clip_folder, with_captions, tmp_path):
+    asked = {"metrics": ["clip"], "captions": with_captions[1]}
+    refused("no folder and cannot be downloaded", with_captions[0], clip="./nothing", **asked)
     for name, spoil in (
         ("truncated", lambda f: f.write_bytes(f.read_bytes()[:-1000])),
         ("without", lambda f: f.unlink()),
@@ -496,41 +496,41 @@ def test_models_that_are_not_clip(clip_folder, captioned, tmp_path):
         folder = tmp_path / name
         CLIPModel.from_pretrained(clip_folder).save_pretrained(folder)
         spoil(folder / "model.safetensors")
-        refused(f"{name} holds no whole CLIP model", captioned[0], clip=str(folder), **asked)
+        refused(f"{name} holds no whole CLIP model", with_captions[0], clip=str(folder), **asked)
 
 
 def test_a_clip_model_that_lacks_weights_is_not_made_whole_by_random_ones(
-    clip_folder, captioned, tmp_path
+    clip_folder, with_captions, tmp_path
 ):
     model = CLIPModel.from_pretrained(clip_folder)
     state = {n: t for n, t in model.state_dict().items() if not n.startswith("text_projection")}
     model.save_pretrained(tmp_path / "part", state_dict=state)
     refused(
         "it lacks text_projection.weight",
-        captioned[0],
+        with_captions[0],
         metrics=["clip"],
-        captions=captioned[1],
+        captions=with_captions[1],
         clip=str(tmp_path / "part"),
     )
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch, captioned):
+def test_a_hub_that_cannot_be_reached(monkeypatch, with_captions):
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     refused(
         "openai/clip-vit-large-patch14 is no folder and cannot be downloaded: the network is",
-        captioned[0],
+        with_captions[0],
         metrics=["clip"],
-        captions=captioned[1],
+        captions=with_captions[1],
     )
 
 
-def test_nothing_is_looked_at_before_all_networks_are_there(monkeypatch, captioned):
+def test_nothing_is_looked_at_before_all_networks_are_there(monkeypatch, with_captions):
     def looked(images):
         raise AssertionError("looked at pictures first")
 
     monkeypatch.setattr(module, "load_inception", lambda weights, device: looked)
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
-    folder, captions = captioned
+    folder, captions = with_captions
     refused("cannot be downloaded", folder, folder, ["fid", "clip"], captions=captions)
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from flowturbo_core.evaluation.evaluate import evaluator_of, weights_of
+from flowturbo_core.evaluation.quality import evaluator_of
+from flowturbo_core.evaluation.settings import weights_of
 from flowturbo_core.evaluation.tables import (
     BENCHMARKS,
     PAGES,

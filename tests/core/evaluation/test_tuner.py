@@ -77,7 +77,11 @@ def test_a_front_has_only_plans_that_nothing_cheaper_beats():
 def test_of_plans_nearly_alike_the_cheapest_is_offered():
     plans = [SamplePlan("H" + "P" * n) for n in range(5)]
     errors = dict(zip(plans, (3.0, 2.98, 2.96, 2.94, 2.93), strict=True))
-    assert tuner.offered(plans, errors) == [plans[0], plans[2], plans[4]]  # each 1% below the last
+    assert tuner.drop_alike(plans, errors) == [
+        plans[0],
+        plans[2],
+        plans[4],
+    ]  # each 1% below the last
 
 
 def test_a_budget_below_the_cheapest_plan_is_refused():
@@ -179,7 +183,7 @@ def pair(plan, other, interval):
 
 def test_a_front_is_what_remains_once_its_plans_were_run():
     as_found = [row("H1P1", 30, 0.5), row("H1P2", 41, 0.4), row("H2P1", 40, 0.3)]
-    kept = [its["plan"] for its in tuner.confirmed(as_found, [])]
+    kept = [its["plan"] for its in tuner.confirm(as_found, [])]
     assert kept == ["H1P1", "H2P1"]  # H1P2 takes longer than what has less error
     rows = [row("E1", 10, 0.9), row("E2", 20, 0.8), row("E3", 30, 0.7), row("E4", 40, 0.6)]
     pairs = [
@@ -188,7 +192,7 @@ def test_a_front_is_what_remains_once_its_plans_were_run():
         pair("E4", "E2", (0.1, 0.3)),  # than one that is not on the front
         pair("E1", "E3", (0.1, 0.3)),  # which takes longer
     ]
-    assert [its["plan"] for its in tuner.confirmed(rows, pairs)] == ["E1", "E3", "E4"]
+    assert [its["plan"] for its in tuner.confirm(rows, pairs)] == ["E1", "E3", "E4"]
 
 
 @pytest.mark.parametrize(

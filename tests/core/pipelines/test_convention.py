@@ -10,7 +10,7 @@ from torch import nn
 
 from flowturbo_core.making.convert_text import convert_text_to_image
 from flowturbo_core.models.sit import SiTPredictor
-from flowturbo_core.pipelines import base
+from flowturbo_core.pipelines import folder as folder_module
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
 from flowturbo_core.pipelines.convention import cosine_with_noise, doubts_of
 from flowturbo_core.pipelines.loading import load_pipeline
@@ -211,7 +211,7 @@ def test_untrained_models_and_numbers_that_are_none_raise_no_doubt(pipeline):
 @pytest.mark.parametrize("name", ["postcards-sit", "postcards-t2i"])
 def test_the_bundled_models_are_flows_and_are_not_measured(name, monkeypatch):
     measured = []
-    monkeypatch.setattr(base, "cosine_with_noise", lambda *_: measured.append(1))
+    monkeypatch.setattr(folder_module, "cosine_with_noise", lambda *_: measured.append(1))
     loaded = load_pipeline(name)
     assert not measured and loaded.doubts == ()
     cosine = cosine_with_noise(loaded.predictor, loaded.latent_shape, loaded.no_condition())

@@ -9,8 +9,9 @@ from PIL import Image
 
 from flowturbo_core.models.autoencoder import decode_latents
 from flowturbo_core.models.sit import SiTPredictor, SiTRefiner
-from flowturbo_core.pipelines.base import OUTPUT_TYPES
+from flowturbo_core.pipelines.bench import OUTPUT_TYPES
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
+from flowturbo_core.requests import Generate
 from tests.conftest import TINY_SIT, tiny_pipeline, tiny_vae
 
 
@@ -202,6 +203,13 @@ def test_a_generator_that_is_none_is_refused(pipeline, generator):
 def test_labels_in_no_order_or_in_bytes_are_refused(pipeline, labels):
     with pytest.raises(ValueError, match="class_labels must be a list"):
         pipeline.request(labels)
+
+
+@pytest.mark.parametrize("task", ["generate", None, Generate, {}])
+def test_what_is_no_task_is_refused(pipeline, task):
+    assert pipeline.request([0], task=Generate()) == pipeline.request([0])
+    with pytest.raises(ValueError, match="task must be a Generate, not "):
+        pipeline.request([0], task=task)
 
 
 @pytest.mark.parametrize("output_type", ["jpeg", None, ["pil"], 5])

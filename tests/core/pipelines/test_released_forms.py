@@ -11,6 +11,7 @@ from flowturbo_core.making.convert_text import convert_text_to_image
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import weights_hash
 from flowturbo_core.pipelines.loading import load_pipeline
+from flowturbo_core.requests import Texts
 from tests.core.pipelines.tiny_text import change_weights, tiny_text_pipeline, write_sd_folder
 
 WEIGHTS = {
@@ -77,7 +78,7 @@ def test_a_variant_that_stands_alone_is_read(pipeline, folder, variant):
         file = weights_in(folder, part)
         file.rename(file.with_name(f"{WEIGHTS[part]}.{variant}.safetensors"))
     assert torch.equal(latents_of(load_pipeline(folder)), latents_of(pipeline))
-    assert ModelDescription.read(folder).task == "texts"
+    assert ModelDescription.read(folder).subject is Texts
 
 
 @pytest.mark.parametrize(

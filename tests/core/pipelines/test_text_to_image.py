@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from flowturbo_core.compile import can_compile
-from flowturbo_core.pipelines.base import OUTPUT_TYPES
+from flowturbo_core.pipelines.bench import OUTPUT_TYPES
 from flowturbo_core.pipelines.text_to_image import EXAMPLE_PROMPTS, TextToImagePipeline
 from flowturbo_core.requests import MAX_IMAGES, MAX_SIDE, MAX_TEXT
 from tests.conftest import tiny_vae
@@ -312,7 +312,7 @@ def test_more_pixels_than_memory_holds_are_refused(pipeline):
 def test_the_end_that_does_not_fit_is_named_and_left_out(pipeline, prompt):
     request = pipeline.request(prompt, plan="H1")
     (warning,) = pipeline.warnings(request)
-    whole = request.prompts[0]
+    whole = request.subject.prompts[0]
     cut = next(k for k in range(len(whole)) if repr(whole[k:]) in warning)
     assert 0 < cut < len(whole)
     assert f"the first {WINDOW - 2} tokens" in warning
@@ -387,7 +387,7 @@ def test_any_text_makes_a_picture(pipeline, prompt):
     "blanks", ["a\tcat\n", " a  cat", "a\u2028cat", "a\u00a0cat", "a\x0b\x1c\x85cat", "\u3000a cat"]
 )
 def test_blanks_of_all_kinds_are_one(pipeline, blanks):
-    assert pipeline.request(blanks).prompts == ("a cat",)
+    assert pipeline.request(blanks).subject.prompts == ("a cat",)
 
 
 WRONG_TEXTS = [
@@ -444,7 +444,7 @@ def test_refiner_steps_without_a_refiner_are_refused_by_plan():
 
 def test_examples_are_of_different_things_and_the_same_each_time(pipeline):
     request = pipeline.example_request(14, 2.0, seed=3, first=11)
-    assert request.prompts == (EXAMPLE_PROMPTS[11], *EXAMPLE_PROMPTS, EXAMPLE_PROMPTS[0])
+    assert request.subject.prompts == (EXAMPLE_PROMPTS[11], *EXAMPLE_PROMPTS, EXAMPLE_PROMPTS[0])
     assert (request.guidance_scale, request.seed, request.num_images) == (2.0, 3, 1)
 
 

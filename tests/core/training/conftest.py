@@ -9,9 +9,10 @@ from PIL import Image
 from flowturbo_core.data import scenes
 from flowturbo_core.data.postcards.scene import CLASSES
 from flowturbo_core.training import commands, recipes
-from flowturbo_core.training.loop import Hyperparameters
+from flowturbo_core.training.optimization import Hyperparameters
 from flowturbo_core.training.recipes import Recipe
 from tests.conftest import TINY_SIT, TINY_UNET, TINY_VAE
+from tests.core.training import tiny
 
 SIT = {name: value for name, value in TINY_SIT.items() if name != "num_classes"}
 FAST = Hyperparameters(batch_size=4, learning_rate=1e-3, warmup_steps=2, ema_decay=0.9)
@@ -82,3 +83,11 @@ def train(command_line, tmp_path):
         return command_line("train", what, *base, *quiet, *options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory):
+    """Return the checkpoint of seven steps, through nearly three epochs, that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole")
+    tiny.train(tiny.flow_objective(), output, 7)
+    return tiny.checkpoint(output)

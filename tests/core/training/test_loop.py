@@ -12,77 +12,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch.utils.data import TensorDataset
 
 from flowturbo_core.models.sit import SiTPredictor
 from flowturbo_core.training import loop
 from flowturbo_core.training.flow import FlowObjective
-from flowturbo_core.training.loop import (
-    Budget,
-    Hyperparameters,
-    StepBatches,
-    build_optimizers,
-    fit,
-    learning_rate_factor,
-    step_generator,
+from flowturbo_core.training.loop import Budget, StepBatches, fit, step_generator
+from flowturbo_core.training.optimization import Hyperparameters
+from tests.core.training.tiny import (
+    SETTINGS,
+    Killed,
+    assert_same,
+    checkpoint,
+    flow_objective,
+    latents,
+    mortal,
+    train,
 )
-from flowturbo_core.training.recipes import get_recipe
-from tests.core.training.tiny import SETTINGS, flow_objective, latents, train
 
 ROOT = Path(__file__).parents[3]
-
-
-def checkpoint(output):
-    return torch.load(output / "checkpoint.pt", weights_only=True)
-
-
-def assert_same(one, other, path="checkpoint"):
-    """Compare two checkpoints to the bit; the clock may differ, and over what losses are means."""
-    assert type(one) is type(other), path
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one.keys() - {"minutes", "losses"}:
-            assert_same(one[key], other[key], f"{path}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), path
-        for k, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{path}[{k}]")
-    else:
-        assert one == other, path
-
-
-class Killed(BaseException):
-    """What stops a run in a test; nothing catches it."""
-
-
-class Mortal(FlowObjective):
-    """Dies in its `lifetime`-th step after the run began."""
-
-    lifetime = 0
-
-    def forward(self, batch, generator):
-        self.lifetime -= 1
-        if self.lifetime < 0:
-            raise Killed
-        return super().forward(batch, generator)
-
-
-def mortal(lifetime, init_seed=0):
-    objective = flow_objective(init_seed, Mortal)
-    objective.lifetime = lifetime
-    return objective
-
-
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    """Return the checkpoint of seven steps, through nearly three epochs, that nothing disturbed."""
-    output = tmp_path_factory.mktemp("whole")
-    train(flow_objective(), output, 7)
-    return checkpoint(output)
 
 
 @pytest.mark.parametrize("deaths", [[1], [4], [3, 2]])
@@ -170,59 +119,6 @@ def test_a_resumed_run_keeps_the_record_of_the_weights_it_began_with(tmp_path):
     assert runs[0] == earlier[0] and [run["steps"] for run in runs] == [100, 3]
 
 
-def test_a_checkpoint_of_an_earlier_version_goes_on_and_says_what_it_takes_for_granted(
-    tmp_path, whole_run, capsys
-):
-    train(flow_objective(), tmp_path, 3)
-    state = checkpoint(tmp_path)
-    old = {name: state[name] for name in ("model", "optimizers", "ema", "position")}
-    del old["position"]["examples"]
-    torch.save(old, tmp_path / "checkpoint.pt")
-    (run,) = train(flow_objective(), tmp_path, 7, resume=True)["runs"]
-    assert "earlier version, which did not count the images" in capsys.readouterr().out
-    assert (run["steps"], run["images_seen"]) == (7, 28)
-    assert_same(checkpoint(tmp_path), whole_run)
-
-
-def test_a_disk_that_is_full_is_one_sentence_and_leaves_the_last_checkpoint(
-    tmp_path, monkeypatch, whole_run
-):
-    train(flow_objective(), tmp_path, 3)
-    genuine = torch.save
-
-    def full(state, file):
-        Path(file).write_bytes(b"half of it")
-        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ValueError, match="checkpoint.pt cannot be written: writing broke off"):
-        train(flow_objective(), tmp_path, 7, resume=True)
-    assert not list(tmp_path.glob("*.partial"))
-    monkeypatch.setattr(torch, "save", genuine)
-    train(flow_objective(), tmp_path, 7, resume=True)
-    assert_same(checkpoint(tmp_path), whole_run)
-
-
-def test_dying_while_writing_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, whole_run):
-    with pytest.raises(Killed):
-        train(mortal(3), tmp_path, 7, checkpoint_minutes=0)
-    genuine = torch.save
-
-    def half(state, file):
-        genuine(state, file)
-        content = Path(file).read_bytes()
-        Path(file).write_bytes(content[: len(content) // 2])
-        raise Killed
-
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(Killed):
-        train(flow_objective(), tmp_path, 7, checkpoint_minutes=0, resume=True)
-    monkeypatch.setattr(torch, "save", genuine)
-    assert checkpoint(tmp_path)["position"]["step"] == 3
-    train(flow_objective(), tmp_path, 7, resume=True)
-    assert_same(checkpoint(tmp_path), whole_run)
-
-
 @pytest.mark.slow
 def test_a_run_that_the_system_kills_resumes_to_the_same_bits(tmp_path):
     steps = 12
@@ -288,30 +184,6 @@ def test_a_run_is_not_written_over(tmp_path):
 def test_there_must_be_something_to_resume(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         train(flow_objective(), tmp_path, 1, resume=True)
-
-
-def other_model(file):
-    state = torch.load(file, weights_only=True)
-    state["model"] = {"weight": torch.zeros(2)}
-    torch.save(state, file)
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda file: file.write_bytes(file.read_bytes()[:-200]),
-        lambda file: file.write_bytes(b""),
-        lambda file: file.write_text("not a checkpoint"),
-        lambda file: torch.save({"weight": torch.zeros(2)}, file),
-        other_model,
-    ],
-    ids=["truncated", "empty", "text", "another file", "another model"],
-)
-def test_a_checkpoint_that_is_none_is_refused_in_a_sentence(tmp_path, spoil):
-    train(flow_objective(), tmp_path, 1)
-    spoil(tmp_path / "checkpoint.pt")
-    with pytest.raises((ValueError, OSError), match="checkpoint"):
-        train(flow_objective(), tmp_path, 2, resume=True)
 
 
 class Diverging(FlowObjective):
@@ -391,24 +263,6 @@ def test_a_budget_in_minutes_ends_the_run(tmp_path, monkeypatch):
     assert record["runs"][-1]["minutes"] >= 1.0
 
 
-def test_the_learning_rate_rises_stays_and_falls():
-    settings = Hyperparameters(
-        batch_size=1, learning_rate=1.0, warmup_steps=100, decay_fraction=0.25
-    )
-    factors = [learning_rate_factor(step, step / 1000, settings) for step in range(1001)]
-    assert factors[0] == pytest.approx(0.01)
-    assert factors[49] == pytest.approx(0.5)
-    assert factors[99:751] == pytest.approx([1.0] * 652)
-    assert factors[875] == pytest.approx(0.5)
-    assert factors[1000] == 0.0
-    assert max(factors) == 1.0 and min(factors) == 0.0
-
-
-def test_no_warm_up_and_no_decay_is_a_constant_rate():
-    settings = Hyperparameters(batch_size=1, learning_rate=1, warmup_steps=0, decay_fraction=0)
-    assert {learning_rate_factor(s, s / 10, settings) for s in range(11)} == {1.0}
-
-
 def batches(count, data, first_step=0, batch_size=6, seed=3, rank=0, ranks=1):
     stream = iter(StepBatches(first_step * batch_size, batch_size, data, seed, rank, ranks))
     return [next(stream) for _ in range(count)]
@@ -475,55 +329,6 @@ def test_it_learns(tmp_path):
     assert before == pytest.approx(1 + 8 / 3, rel=0.1)
     train(objective, tmp_path, 100, settings)
     assert loss() < 0.2 * before
-
-
-def test_the_matrices_of_the_blocks_go_to_muon_and_all_the_rest_to_adamw():
-    model = flow_objective().model
-    adamw, muon = build_optimizers(model, SETTINGS)
-    assert isinstance(adamw, torch.optim.AdamW) and isinstance(muon, torch.optim.Muon)
-    names = {id(p): name for name, p in model.named_parameters()}
-    held = [[names[id(p)] for p in o.param_groups[0]["params"]] for o in (adamw, muon)]
-    assert "blocks.0.attn.qkv.weight" in held[1] and "blocks.0.attn.qkv.bias" in held[0]
-    assert "final_layer.linear.weight" in held[0] and "x_embedder.proj.weight" in held[0]
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert sorted(held[0] + held[1]) == sorted(trained)  # each once
-
-
-def test_a_model_of_convolutions_is_trained_by_adamw_alone():
-    (adamw,) = build_optimizers(torch.nn.Conv2d(3, 3, 1), SETTINGS)
-    assert isinstance(adamw, torch.optim.AdamW)
-
-
-def test_muon_has_all_kernels_and_matrices_inside_the_bundled_unet():
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**get_recipe("postcards", "unet").unet)
-    adamw, *muons = build_optimizers(unet, replace(SETTINGS, muon_dims=(2, 4)))
-    rest = {id(p) for p in adamw.param_groups[0]["params"]}
-    ends = ("conv_in", "conv_out", "time_embedding", "add_embedding")
-    for name, parameter in unet.named_parameters():
-        assert (id(parameter) in rest) == (parameter.ndim == 1 or name.startswith(ends)), name
-    stepped = [len(muons[0].param_groups[0]["params"]), len(muons[1].kernels)]
-    assert len(rest) + sum(stepped) == len(list(unet.parameters()))
-
-
-def test_a_kernel_is_stepped_as_its_matrix_is():
-    torch.manual_seed(0)
-    model = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Conv2d(5, 7, 3)])})
-    kernel = model["blocks"][0].weight
-    matrix = torch.nn.Parameter(kernel.detach().clone().view(7, 45))
-    by_matrix = torch.optim.Muon(
-        [matrix], lr=SETTINGS.learning_rate, weight_decay=0, adjust_lr_fn="match_rms_adamw"
-    )
-    adamw, by_kernel = build_optimizers(model, replace(SETTINGS, muon_dims=(2, 4)))
-    assert [p is model["blocks"][0].bias for p in adamw.param_groups[0]["params"]] == [True]
-    for _ in range(3):
-        gradient = torch.randn(7, 5, 3, 3)
-        kernel.grad, matrix.grad = gradient, gradient.view(7, 45)
-        for optimizer in (by_kernel, by_matrix):
-            optimizer.step()
-            optimizer.zero_grad()
-        assert kernel.grad is None
-        torch.testing.assert_close(kernel.view(7, 45), matrix)
 
 
 def test_a_run_with_stepped_kernels_resumes_to_the_bit(tmp_path):

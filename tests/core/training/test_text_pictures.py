@@ -1,4 +1,4 @@
-"""`train text-refiner` on captioned pictures of one's own, for any text-to-image model."""
+"""`train text-refiner` on with_captions pictures of one's own, for any text-to-image model."""
 
 import json
 
@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from flowturbo_core.models.unet import SD_REFINER
 from flowturbo_core.pipelines.text_to_image import TextToImagePipeline
 from flowturbo_core.training import commands
-from flowturbo_core.training.loop import build_optimizers
+from flowturbo_core.training.optimization import build_optimizers
 from flowturbo_core.training.recipes import get_recipe
 from flowturbo_core.training.text import with_captions
 from tests.core.pipelines.tiny_text import WINDOW, tiny_text_pipeline, write_sd_folder

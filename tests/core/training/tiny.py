@@ -8,7 +8,8 @@ from torch.utils.data import TensorDataset
 
 from flowturbo_core.models.sit import SiTPredictor
 from flowturbo_core.training.flow import FlowObjective
-from flowturbo_core.training.loop import Budget, Hyperparameters, fit
+from flowturbo_core.training.loop import Budget, fit
+from flowturbo_core.training.optimization import Hyperparameters
 from tests.conftest import TINY_SIT, tiny_vae
 
 SETTINGS = Hyperparameters(batch_size=4, learning_rate=2e-3, warmup_steps=3, ema_decay=0.9, seed=5)
@@ -32,6 +33,49 @@ def train(objective, output, steps, settings=SETTINGS, **options):
     """Run the loop on the CPU, in this process; sheets and checkpoints only when asked for."""
     quiet = {"workers": 0, "sheet_every": 10**9, "device": "cpu", "compiled": False}
     return fit(objective, settings, Budget(steps=steps), output, **quiet | options)
+
+
+def checkpoint(output):
+    return torch.load(output / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(one, other, path="checkpoint"):
+    """Compare two checkpoints to the bit; the clock may differ, and over what losses are means."""
+    assert type(one) is type(other), path
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one.keys() - {"minutes", "losses"}:
+            assert_same(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for k, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{path}[{k}]")
+    else:
+        assert one == other, path
+
+
+class Killed(BaseException):
+    """What stops a run in a test; nothing catches it."""
+
+
+class Mortal(FlowObjective):
+    """Dies in its `lifetime`-th step after the run began."""
+
+    lifetime = 0
+
+    def forward(self, batch, generator):
+        self.lifetime -= 1
+        if self.lifetime < 0:
+            raise Killed
+        return super().forward(batch, generator)
+
+
+def mortal(lifetime, init_seed=0):
+    objective = flow_objective(init_seed, Mortal)
+    objective.lifetime = lifetime
+    return objective
 
 
 def assert_refused(done, *named):
