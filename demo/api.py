@@ -22,6 +22,7 @@ from demo.service.service import NARROWED, Service
 from demo.service.tickets import Ticket
 from demo.serving.gate import REFUSED, in_one_line
 from demo.wiring.runs import GPU, follow, refuse_in_words
+from demo.wiring.uploads import refuse_addresses
 from flowturbo_core.fields import Flag, Kind
 from flowturbo_core.files import Unwritable
 from flowturbo_core.requests import defaults, fields_of
@@ -64,6 +65,8 @@ class Argument:
 
     def component(self) -> Component:
         """Return what takes it; Gradio's own description says what that is, not what is allowed."""
+        if self.schema["type"] == "object":
+            return gr.Image(label=self.name, type="filepath", visible=False)
         made = _COMPONENTS[self.schema["type"]](self.default, label=self.name, visible=False)
         made.api_info = lambda: self.schema
         return made
@@ -139,6 +142,7 @@ class Page(gr.Blocks):
         try:
             if block_fn.fn is None:
                 raise LookupError("this event is the browser's own")
+            refuse_addresses(args)
             return await super().preprocess_data(block_fn, *args, **options)
         except gr.Error:
             raise

@@ -19,11 +19,11 @@ from demo.service.service import Service
 from demo.serving.cache import Keeping
 from demo.serving.gate import Gate, Hosts, hosts, refuse_body
 from demo.serving.upkeep import MAX_SESSIONS, upkeep
-from demo.tabs import about, compare, generate
+from demo.tabs import about, compare, edit, generate, inpaint
 from demo.theme import THEME
 from demo.wiring.runs import ONCE_LOADED, wait_until_loaded
 from flowturbo_core.metadata import read_query
-from flowturbo_core.requests import SUBJECTS, Classes, Generate, Subject, Texts
+from flowturbo_core.requests import SUBJECTS, Classes, Edit, Generate, Inpaint, Subject, Texts
 
 _HERE = Path(__file__).parent
 
@@ -51,6 +51,8 @@ class Tab:
 TABS = (
     Tab("class-conditional", "Class-conditional", generate.build, Generate, (Classes,)),
     Tab("text-to-image", "Text to image", generate.build, Generate, (Texts,)),
+    Tab("edit", "Edit", edit.build, Edit),
+    Tab("inpaint", "Inpaint", inpaint.build, Inpaint),
     Tab("compare", "Compare", compare.build),
     Tab("about", "About", about.build),
 )

@@ -25,6 +25,7 @@ class Kind:
 
     OPTION: ClassVar[Any] = str
     IS_WRITTEN: ClassVar = False
+    IS_CARRIED: ClassVar = True  # by settings; of a picture they hold the name alone
 
     def read(self, words: str, value: object, model: Any) -> Any:
         """Return the checked value. Raises ValueError: what it is called, and what is allowed."""
@@ -126,6 +127,25 @@ class Flag(Kind):
 
 
 @dataclass(frozen=True)
+class Choice(Kind):
+    """One of these words."""
+
+    options: tuple[str, ...]
+
+    def read(self, words: str, value: object, model: Any) -> str:
+        """Return the word, as it is."""
+        if value not in self.options:
+            raise ValueError(
+                f"{words} must be one of {', '.join(self.options)}, not {brief(value)}"
+            )
+        return value
+
+    def schema(self, model: Any) -> dict[str, Any]:
+        """Return that of a text, with the words."""
+        return {"type": "string", "enum": list(self.options)}
+
+
+@dataclass(frozen=True)
 class Called:
     """What others call a field: sentences, an address, the command line and Python, programs.
 
@@ -217,6 +237,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     kind = schema.get("type")
     if kind == "boolean":
         return "true or false"
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
     if kind == "string" and "maxLength" in schema:
         return f"at most {schema['maxLength']} characters"
     if kind not in ("integer", "number"):

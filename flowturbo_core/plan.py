@@ -151,10 +151,8 @@ class SamplePlan:
     def time_grid(self, t_start: float = 0.0) -> tuple[float, ...]:
         """Return the len + 1 uniform times from `t_start` (0 is noise) to 1 (data)."""
         is_number = isinstance(t_start, numbers.Real) and not isinstance(t_start, bool)
-        if not (is_number and 0 <= t_start < 1):  # false for NaN too
-            raise ValueError(
-                f"t_start must be a number, at least 0 and less than 1, not {brief(t_start)}"
-            )
+        if not (is_number and 0 <= t_start <= 1):  # false for NaN too
+            raise ValueError(f"t_start must be a number from 0 to 1, not {brief(t_start)}")
         steps = len(self)
         return tuple(t_start + (1 - t_start) * i / steps for i in range(steps)) + (1.0,)
 

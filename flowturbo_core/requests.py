@@ -10,13 +10,29 @@ Every refusal is a ValueError of one sentence with the offending value and what 
 
 import dataclasses
 import numbers
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Protocol, Self
 
+from PIL import Image
+
 from flowturbo_core.checks import brief, one_line, unknown, whole_number
-from flowturbo_core.fields import Called, Field, Kind, Line, Real, Whole, declared_fields
+from flowturbo_core.fields import (
+    Called,
+    Choice,
+    Field,
+    Flag,
+    Kind,
+    Line,
+    Real,
+    Whole,
+    declared_fields,
+)
+from flowturbo_core.masks import MAX_FEATHER
+from flowturbo_core.pictures import open_mask, open_picture, picture_hash
 from flowturbo_core.plan import SamplePlan
 
 MAX_GUIDANCE_SCALE = 15
@@ -26,6 +42,8 @@ MAX_IMAGES = 256
 MAX_SIDE = 2048  # pixels
 MAX_PIXELS = 16_777_216  # of all images of one request: sixteen of 1024 x 1024
 MAX_TEXT = 2000  # characters; tokenizers' windows are far shorter
+
+_HASH = re.compile("[0-9a-f]{64}")  # what settings hold of a picture
 
 # What is measured and shown where nobody asks for anything: all can be drawn by postcards-t2i.
 EXAMPLE_PROMPTS = (
@@ -168,6 +186,63 @@ class Plan(Kind):
         return str(value)
 
 
+@dataclass(frozen=True)
+class Picture(Kind):
+    """A picture: a file on this machine, or one that is open already."""
+
+    IS_CARRIED: ClassVar = False
+
+    def read(self, words: str, value: object, model: Model) -> Image.Image:
+        """Return it in RGB, as `pictures.open_picture` opens what anybody may send."""
+        _refuse_hash(words, value)
+        return open_picture(value).image
+
+    def schema(self, model: Model) -> dict[str, Any]:
+        """Return that of a file, which every interface has its own way to send."""
+        return {"type": "object"}
+
+    def to_json(self, value: Image.Image) -> str:
+        """Return what tells it from others: settings do not hold the picture itself."""
+        return picture_hash(value)
+
+
+@dataclass(frozen=True)
+class Mask(Kind):
+    """A mask: a file on this machine, or one that is open already; its picture says the size."""
+
+    IS_CARRIED: ClassVar = False
+
+    def read(self, words: str, value: object, model: Model) -> str | Path | Image.Image:
+        """Return it as it came, if it can be one."""
+        _refuse_hash(words, value)
+        if not isinstance(value, str | Path | Image.Image):
+            raise ValueError(f"{words} must be a picture, not {brief(value)}")
+        return value
+
+    def schema(self, model: Model) -> dict[str, Any]:
+        """Return that of a file, which every interface has its own way to send."""
+        return {"type": "object"}
+
+    def to_json(self, value: Image.Image) -> str:
+        """Return what tells it from others."""
+        return picture_hash(value.convert("RGB"))
+
+
+@dataclass(frozen=True)
+class Thing(Kind):
+    """One thing that the model can draw, class or text; an empty text is none."""
+
+    def read(self, words: str, value: object, model: Model) -> str:
+        """Return it as the model's subject names it."""
+        if value == "" or model.subject is Texts:
+            return one_line(words, value, MAX_TEXT)
+        return model.class_names[class_label(value, model.class_names)]
+
+    def schema(self, model: Model) -> dict[str, Any]:
+        """Return that of a text."""
+        return {"type": "string", "maxLength": MAX_TEXT}
+
+
 class Subject:
     """What is drawn. The field named first holds `things`, one for each group of images.
 
@@ -188,6 +263,10 @@ class Subject:
     def things(self) -> tuple[str, ...]:
         """The classes or texts, in order."""
         return getattr(self, self.field().name)
+
+    def rename(self, thing: str) -> Self:
+        """Return the subject with `thing` in place of each of its things."""
+        return replace(self, **{self.field().name: (thing,) * len(self.things)})
 
     @classmethod
     def opening(cls, model: Model) -> dict[str, Any]:
@@ -261,16 +340,128 @@ class Size:
     width: Annotated[int, Pixels(), "in pixels", Called(note="of models of texts")]
 
 
+class Task:
+    """What is done. `NAME` is what pictures, addresses and the command line call it."""
+
+    NAME: ClassVar[str]
+
+    def check(self, request: "Request") -> None:
+        """Raise ValueError if the task cannot be done so."""
+
+    def choose_plan(self, own: SamplePlan) -> SamplePlan:
+        """Return the plan where none is given, by the model's own."""
+        return own
+
+    @classmethod
+    def suit(cls, own: SamplePlan) -> SamplePlan:
+        """Return the plan that a page opens with, by the model's own."""
+        return own
+
+
 @dataclass(frozen=True)
-class Generate:
+class Generate(Task):
     """Generate images."""
 
     NAME: ClassVar = "generate"
 
 
+EDIT_METHODS = ("sdedit", "flowedit", "flowalign")
+
+
+@dataclass(frozen=True)
+class Edit(Task):
+    """Change a picture into what the subject says, and keep the rest."""
+
+    NAME: ClassVar = "edit"
+
+    picture: Annotated[
+        Image.Image, Picture(), "the picture to change", Called(option="image", argument="image")
+    ]
+    method: Annotated[
+        str,
+        Choice(EDIT_METHODS),
+        "sdedit noises the picture and samples it anew; flowedit follows the difference of two "
+        "velocities; flowalign does so in three evaluations a step",
+    ] = "flowedit"
+    strength: Annotated[
+        float, Real(0, 1), "the share of the path that is sampled; 0 returns the picture"
+    ] = 0.7
+    source: Annotated[
+        str,
+        Thing(),
+        "what the picture shows, which flowedit and flowalign lead away from",
+        Called(option="source_prompt"),
+    ] = ""
+    source_guidance_scale: Annotated[
+        float, GUIDANCE_SCALE, "flowedit's guidance towards the source; 1 is none"
+    ] = 1.5
+    plain_end: Annotated[
+        float,
+        Real(0, 1),
+        "the share of the path, at its end, that follows the target alone; n_min / T of flowedit",
+    ] = 0.0
+    find_mask: Annotated[
+        bool, Flag(), "flowedit: find out first where the edit is to change the picture"
+    ] = False
+
+    def check(self, request: "Request") -> None:
+        """Refuse what the method does not take."""
+        if self.method == "sdedit":
+            return
+        if request.plan.refiner_evaluations:
+            raise ValueError(
+                f"plan {request.plan} has refiner steps, which {self.method} cannot take: a "
+                "refiner corrects the velocity of a model, not a difference of two"
+            )
+        if not self.source and isinstance(request.subject, Classes):
+            raise ValueError(f"{self.method} needs the source: name the class of the picture")
+        if self.plain_end and self.plain_end >= self.strength:
+            raise ValueError(
+                f"plain end must be less than the strength, {self.strength:g}, not "
+                f"{self.plain_end:g}"
+            )
+
+    def choose_plan(self, own: SamplePlan) -> SamplePlan:
+        """Return the model's own plan, without refiner blocks where the method takes none."""
+        return own if self.method == "sdedit" else self.suit(own)
+
+    @classmethod
+    def suit(cls, own: SamplePlan) -> SamplePlan:
+        """Return the model's own plan, with a pseudo corrector for each refiner block."""
+        return SamplePlan(own.blocks.replace("R", "P"))
+
+
+@dataclass(frozen=True)
+class Inpaint(Task):
+    """Keep what the mask leaves of a picture, and sample the rest anew."""
+
+    NAME: ClassVar = "inpaint"
+
+    picture: Annotated[
+        Image.Image,
+        Picture(),
+        "the picture around the mask",
+        Called(option="image", argument="image"),
+    ]
+    mask: Annotated[Image.Image, Mask(), "white is painted, black is kept"]
+    strength: Annotated[
+        float, Real(0, 1), "the share of the path that is sampled; 1 forgets what was there"
+    ] = 1.0
+    feather: Annotated[
+        int, Whole(0, MAX_FEATHER), "pixels over which the paint fades in, inside the mask"
+    ] = 4
+
+    def __post_init__(self) -> None:
+        # Only now both are there: a mask is of its picture's size.
+        mask = open_mask(self.mask, self.picture.size).image
+        object.__setattr__(self, "mask", mask)
+
+
+# In place of a picture that settings name and do not hold.
+DOT = Image.new("RGB", (1, 1), "white")
 GENERATE = Generate()
 SUBJECTS: tuple[type[Subject], ...] = (Classes, Texts)
-TASKS: dict[str, type] = {item.NAME: item for item in (Generate,)}
+TASKS: dict[str, type[Task]] = {item.NAME: item for item in (Generate, Edit, Inpaint)}
 
 
 @dataclass(frozen=True)
@@ -333,15 +524,19 @@ class Request:
             )
             for name, field in fields.items()
         }
+        done = _part(task, checked)
+        if "plan" not in values:
+            checked["plan"] = done.choose_plan(checked["plan"])
         own = {name: checked[name] for name in declared_fields(cls)}
         request = cls(
             model.name,
             _part(model.subject, checked),
-            _part(task, checked),
+            done,
             size=_part(Size, checked) if model.subject.HAS_SIZE else None,
             **own,
         )
         _check_together(request)
+        done.check(request)
         return request
 
     @property
@@ -359,6 +554,13 @@ class Request:
         thing = self.captions[index]
         subject = replace(self.subject, **{self.subject.field().name: (thing,)})
         return replace(self, subject=subject, num_images=1, seed=self.seed + index)
+
+    def without_pictures(self) -> Self:
+        """Return the request with a dot in place of each picture: what is remembered of it."""
+        names = (
+            n for n, field in declared_fields(type(self.task)).items() if not field.kind.IS_CARRIED
+        )
+        return replace(self, task=replace(self.task, **dict.fromkeys(names, DOT)))
 
     def values(self) -> dict[str, Any]:
         """Return the values of all fields by name, as `read` takes them."""
@@ -464,6 +666,15 @@ def check_class_names(class_names: object) -> None:
         if known_as in seen:
             raise ValueError(f"{brief(name)} is in class_names twice")
         seen.add(known_as)
+
+
+def _refuse_hash(words: str, value: object) -> None:
+    """Refuse what settings hold of a picture, in words that say what is missing."""
+    if isinstance(value, str) and _HASH.fullmatch(value):
+        raise ValueError(
+            f"the {words} itself is not in the settings, only its hash, {brief(value, 16)}: choose "
+            f"the {words} again"
+        )
 
 
 def _is_whole_number(text: str) -> bool:

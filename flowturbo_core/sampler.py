@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from flowturbo_core import steps as blocks
 from flowturbo_core.compile import compile_block
+from flowturbo_core.plan import SamplePlan
 from flowturbo_core.steps import State
 
+HAIR = 1e-6  # of time: a float32 near 1 tells it from none
 Step = Callable[[State, float, float, Any, Any], State]
 
 _REFINE_STEPS = {"consistent": blocks.refine_step, "released": blocks.refine_step_released}
@@ -55,6 +57,7 @@ class Job:
             dictionaries as the model wants them, their batch as the guidance wants it.
         guidance_scale: the guidance scale, a 0-d tensor, or (B, 1, 1, 1): one for each image.
         t_start: the time to start from, 0 for noise.
+        t_switch: the time at which the velocities become others, if they do before the end.
         project: called with the state and its time after every block, to change x and v:
             inpainting puts the known part of the picture, and its velocity, back here. It depends
             on nothing but its arguments, as it may be called twice: see `PartialGuidance`.
@@ -66,8 +69,30 @@ class Job:
     condition: Any
     guidance_scale: Tensor
     t_start: float = 0.0
+    t_switch: float = 1.0
     project: Callable[[State, float], State] = keep
     present: Callable[[Sequence[Image.Image]], Sequence[Image.Image]] = keep
+
+    def schedule(self, plan: SamplePlan) -> list[tuple[str, float, float]]:
+        """Return the (kind, t, dt) of each block of a plan, uniform on each side of `t_switch`.
+
+        Where the velocities become others, none is carried: a P there is an H. From there on all
+        times are a hair late, which is how they tell the sides apart.
+        """
+        share = (self.t_switch - self.t_start) / (1 - self.t_start) if self.t_start < 1 else 1
+        before = min(max(round(share * len(plan)), 1), len(plan) - 1)
+        if self.t_switch >= 1 or len(plan) == 1:
+            return list(plan.schedule(self.t_start))
+        sides = (self.t_start, self.t_switch, before), (self.t_switch, 1.0, len(plan) - before)
+        grid = [a + (b - a) * k / count for a, b, count in sides for k in range(count)] + [1.0]
+        kinds = plan.kinds
+        if kinds[before] == "P":
+            kinds = f"{kinds[:before]}H{kinds[before + 1 :]}"
+        late = [0.0] * before + [HAIR] * (len(plan) - before)
+        return [
+            (kind, t + its, after - t)
+            for kind, t, after, its in zip(kinds, grid, grid[1:], late, strict=False)
+        ]
 
 
 def sample(
@@ -75,7 +100,7 @@ def sample(
 ) -> Iterator[State]:
     """Integrate dx/dt = v along `schedule`, yielding the state after every block.
 
-    `schedule` has the (kind, t, dt) of each block in order, as `plan.schedule(job.t_start)`.
+    `schedule` has the (kind, t, dt) of each block in order, as `job.schedule(plan)`.
     `steps` has a function (state, t, dt, condition, guidance_scale) -> state for each kind of
     block; `build_steps` makes it.
     """

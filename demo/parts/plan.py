@@ -74,17 +74,17 @@ def add_plan_text(service: Service, plan: str, label: str, info: str) -> PlanTex
     return PlanText(preset, text)
 
 
-def add_plan(service: Service) -> PlanControls:
-    """Add the presets, the sliders, and the line that says what the plan costs."""
+def add_plan(service: Service, opening: SamplePlan) -> PlanControls:
+    """Add the presets, the sliders, and the line that says what the plan costs; `opening` first."""
     menu = service.plans
     with gr.Group(elem_classes="plan"):
         about = f"{_SOLVERS[menu.solver][0]} While live, moving a slider samples the same seed "
         about += f"again.{menu.note}"
-        preset = _presets(service, menu.default, "Sampling plan", about)
+        preset = _presets(service, opening, "Sampling plan", about)
         budget = _budget_slider(service)
-        steps = _steps_sliders(service)
+        steps = _steps_sliders(service, opening)
         with gr.Row(elem_classes="plan-foot"):
-            cost = _plan_cost(service, menu.default)
+            cost = _plan_cost(service, opening)
             live = gr.Checkbox(True, label="Live", elem_classes="live", min_width=80)
 
     def describe(**counts: object) -> dict:
@@ -119,9 +119,9 @@ def _budget_slider(service: Service) -> gr.Slider:
     )
 
 
-def _steps_sliders(service: Service) -> dict[str, gr.Slider]:
+def _steps_sliders(service: Service, opening: SamplePlan) -> dict[str, gr.Slider]:
     menu, has_refiner = service.plans, service.model.has_refiner
-    counts = menu.steps(menu.default)
+    counts = menu.steps(opening)
     about = {
         "heun": _SOLVERS[menu.solver][1],
         "pseudo": "Reuse the last velocity: 1 predictor evaluation each.",

@@ -23,6 +23,7 @@ class Results(NamedTuple):
     trajectory: gr.HTML
     record: gr.JSON
     latest: gr.State
+    pair: gr.ImageSlider | None = None
 
 
 class VisitControls(NamedTuple):
@@ -35,10 +36,10 @@ class VisitControls(NamedTuple):
     address: gr.Textbox
 
 
-def add_results(service: Service) -> Results:
-    """Add the readout, the pictures, and what is known of them."""
-    example = service.example
-    opening = readout.idle() if example is None else readout.finished(example.done, example)
+def add_results(service: Service, button: str, has_before: bool = False) -> Results:
+    """Add the readout, the pictures, and what is known of them; what there was before beside it."""
+    example = None if has_before else service.example
+    opening = readout.idle(button) if example is None else readout.finished(example.done, example)
     text = gr.HTML(opening, label="Readout", apply_default_css=False, elem_classes="readout")
     # A box of fixed height, so that nothing jumps while previews stream; none while it is empty,
     # but for the moment until the example is there.
@@ -52,9 +53,20 @@ def add_results(service: Service) -> Results:
         interactive=False,
         elem_classes=["gallery", *([] if example is None else ["awaited"])],
     )
+    pair = _add_pair() if has_before else None
     trajectory = gr.HTML(readout.no_trajectory(), label="Trajectory", apply_default_css=False)
     record = gr.JSON(label="Record", visible=False)
-    return Results(text, gallery, trajectory, record, gr.State(None))
+    return Results(text, gallery, trajectory, record, gr.State(None), pair)
+
+
+def _add_pair() -> gr.ImageSlider:
+    return gr.ImageSlider(
+        label="Before and after",
+        height="var(--pair-height)",
+        interactive=False,
+        buttons=["fullscreen"],
+        elem_classes="pair",
+    )
 
 
 def add_visit(tab: str) -> VisitControls:

@@ -49,7 +49,9 @@ class Run:
     @classmethod
     def of(cls, done: Done) -> "Run":
         """Keep what the list of runs shows of a result."""
-        return cls(done.request, done.timing.ms_per_image, _inline(done.pictures[0]))
+        return cls(
+            done.request.without_pictures(), done.timing.ms_per_image, _inline(done.pictures[0])
+        )
 
 
 def in_words(plan: SamplePlan) -> str:
@@ -76,9 +78,9 @@ def name_plan(plan: SamplePlan) -> str:
     return f'<code title="{words}" aria-description="{words}">{plan}</code>'
 
 
-def idle() -> str:
-    """Return the readout before the first request."""
-    return card("Ready", "", "Press Generate, and see what each picture costs.")
+def idle(button: str = "Generate") -> str:
+    """Return the readout before the first request, which `button` starts."""
+    return card("Ready", "", f"Press {button}, and see what each picture costs.")
 
 
 def loading() -> str:

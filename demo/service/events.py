@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.rates import Rates
@@ -64,6 +64,10 @@ class Done:
     heun_ms_per_image: float | None
     versions: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+
+    def before(self) -> Image.Image:
+        """Return the picture that was worked on, of the first result's size."""
+        return ImageOps.fit(self.request.task.picture, self.pictures[0].size)
 
     @property
     def speed_up(self) -> float | None:

@@ -21,12 +21,13 @@ from demo.service.loading import loader
 from demo.service.plan_menu import PlanMenu
 from demo.service.tickets import End, Ticket, Wanted
 from flowturbo_core.checks import brief, real_number
-from flowturbo_core.fields import Flag, Kind, Whole
+from flowturbo_core.fields import Flag, Kind, Whole, declared_fields
 from flowturbo_core.metadata import Written
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.models.front import FrontPlan
 from flowturbo_core.plan import SamplePlan, parse_distinct
 from flowturbo_core.requests import (
+    DOT,
     MAX_IMAGES,
     MAX_SEED,
     Generate,
@@ -221,6 +222,8 @@ class Service:
     def restore(self, written: Written, task: type = Generate) -> Request:
         """Return the request that a picture or an address says; what it leaves out, as at opening.
 
+        Where it names pictures, which it does not hold, the request has a dot.
+
         Raises ValueError if this page cannot make it.
         """
         subject = self.model.subject
@@ -240,7 +243,7 @@ class Service:
         things = written.values.get(subject.field().name)
         if self.model.subject is Texts and not isinstance(things, str) and len(things or "1") > 1:
             raise ValueError(f"this page takes one prompt at a time, not {len(things)}")
-        values = {**self.opening.values(), **written.values}
+        values = {**self.opening.values(), **written.values, **_find_dots(task)}
         request = Request.read(self.model, values, task, NARROWED)
         self.plans.check(request.plan)
         return request
@@ -254,6 +257,7 @@ class Service:
         values = {
             name: NARROWED.get(name, fields[name].kind).to_json(value)
             for name, value in request.values().items()
+            if fields[name].kind.IS_CARRIED
         }
         del values["plan"]
         return {**values, **self.plans.check(request.plan), "randomise": False}
@@ -350,6 +354,12 @@ class Service:
             yield from self._accelerator.stream(lambda: work(loading.result()), end.event)
         if end.stopped:
             yield Stopped()
+
+
+def _find_dots(task: type) -> dict[str, Any]:
+    """Return a dot for each picture that the task takes."""
+    fields = declared_fields(task)
+    return {name: DOT for name, field in fields.items() if not field.kind.IS_CARRIED}
 
 
 def _pixels(done: Done) -> int:

@@ -1,7 +1,9 @@
 """The tab that makes images: of classes, or of texts, and by whatever task has controls to add."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -18,6 +20,7 @@ from demo.service.events import Done, Preview
 from demo.service.service import NARROWED, Service
 from demo.service.studio import first_of_each_subject
 from demo.wiring import live
+from demo.wiring.uploads import find_files, read_files
 from demo.wiring.visit import connect_visit
 from flowturbo_core.metadata import model_in
 from flowturbo_core.requests import Generate
@@ -32,12 +35,19 @@ class Work:
         button: what starts it.
         about: what an endpoint does, with a place for what is drawn.
         controls: adds the task's own controls, and returns them by the names of its fields.
+        has_before: whether it works on a picture, which is then shown beside the result.
+        read: turns the values of the controls into values of the task's fields; it is given the
+            task's own controls, too.
+        endpoints: what programs call it by what is drawn, where that is not derived.
     """
 
     task: type
     button: str
     about: str
     controls: Callable[[Service], dict[str, Component]]
+    has_before: bool = False
+    read: Callable[[Mapping[str, Component], dict[str, Any]], dict[str, Any]] = read_files
+    endpoints: Mapping[type, str] = field(default_factory=dict)
 
 
 GENERATING = Work(Generate, "Generate", "Generate images of {}", lambda service: {})
@@ -77,7 +87,7 @@ def _build_pane(
         with gr.Column(scale=2, min_width=320):
             subject = add_subject(service)
             own = work.controls(service)
-            plan = add_plan(service)
+            plan = add_plan(service, work.task.suit(service.plans.default))
             with gr.Group():
                 guidance_scale = add_guidance(service)
                 num_images = add_num_images(service, NARROWED, service.opening.num_images)
@@ -85,29 +95,37 @@ def _build_pane(
             seed = add_seed()
             run = add_run(work.button)
         with gr.Column(scale=3, min_width=320):
-            shown = add_results(service)
+            shown = add_results(service, work.button, work.has_before)
             visit = add_visit(tab)
     shared = {"guidance_scale": guidance_scale, "num_images": num_images, **sizes}
     inputs = {**subject.inputs, **own, **plan.steps, **shared, **seed._asdict()}
     view = live.View(shown, seed.seed, run.state)
-    live.connect(service, work.task, f"{tab} {service.name}", inputs, subject, plan, run, view)
+    live.connect(
+        service,
+        live.Asking(work.task, f"{tab} {service.name}", inputs, partial(work.read, own)),
+        subject,
+        plan,
+        run,
+        view,
+    )
     connect_visit(page, service, work.task, inputs, plan, shown, visit, takes)
     live.connect_budget(page, service, plan)
-    live.connect_example(page, service, view)
+    if not work.has_before:
+        live.connect_example(page, service, view)
 
 
 def endpoint(service: Service, work: Work = GENERATING) -> api.Endpoint:
     """Return what programs call to make images."""
     subject, task = service.model.subject, work.task
     return api.Endpoint(
-        f"{task.NAME}_{subject.NAME}",
+        work.endpoints.get(subject, f"{task.NAME}_{subject.NAME}"),
         f"{work.about.format(subject.PLURAL)}; streams a preview after every block, then the "
         "result.",
         api.arguments(service, task, api.steps(service)),
         f"The pictures with their {subject.PLURAL} (PNG, with their settings in them) and, at the "
         "end, a record: settings, times in milliseconds, evaluations, speed-up.",
         ["Pictures"],
-        lambda values, ticket: service.run(service.request(values, task), ticket),
+        lambda values, ticket: service.run(service.request(find_files(values), task), ticket),
         answer,
     )
 

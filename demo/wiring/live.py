@@ -16,7 +16,7 @@ from demo.parts.results import Results
 from demo.parts.run import HELPER, IDLE, RUNNING, WAITING, RunControls, sentence
 from demo.parts.subject import SubjectControls
 from demo.says import readout
-from demo.says.pictures import preview_file, request_files, with_captions
+from demo.says.pictures import png_file, preview_file, request_files, with_captions
 from demo.service.events import Done, Kept, Preview, Stopped
 from demo.service.service import Service
 from demo.service.tickets import Ticket
@@ -90,7 +90,7 @@ class View:
     @property
     def outputs(self) -> list[Component]:
         """All but the readout and the state, which every request has."""
-        _, *others = self.results
+        _, *others = filter(None.__ne__, self.results)
         return [*others, self.seed]
 
 
@@ -165,7 +165,9 @@ def _show_done(
         readout.trajectory(previews, thumbnails, k) for k in range(min(len(files), _MAX_STRIPS))
     )
     record, shown = readout.record(done), view.results
+    pair = {} if shown.pair is None else {shown.pair: (png_file(done.before()), files[0])}
     return {
+        **pair,
         shown.readout: readout.finished(done),
         shown.gallery: with_captions(files, done.request.captions),
         shown.trajectory: strips[0],
@@ -202,17 +204,32 @@ def connect_example(page: gr.Blocks, service: Service, view: View) -> None:
     page.load(open_with, None, outputs, **HELPER)
 
 
+@dataclass(frozen=True)
+class Asking:
+    """What a tab asks for.
+
+    Args:
+        task: what is done.
+        tab: the tab's own name.
+        inputs: the controls by name.
+        read: turns their values into those of a request's fields.
+    """
+
+    task: type
+    tab: str
+    inputs: Mapping[str, Component]
+    read: Callable[[dict[str, Any]], dict[str, Any]]
+
+
 def connect(
     service: Service,
-    task: type,
-    tab: str,
-    inputs: Mapping[str, Component],
+    asking: Asking,
     subject: SubjectControls,
     plan: PlanControls,
     controls: RunControls,
     view: View,
 ) -> None:
-    """Make Generate ask the service for a task, and Stop end it; `tab` is the tab's own name.
+    """Make the first button ask the service, and Stop end it.
 
     So do, while live, the plan, every slider, and what is written, with the seed that is there.
     """
@@ -221,7 +238,11 @@ def connect(
         run: Callable[[Request, Ticket], Iterator[Any]], **held: object
     ) -> Callable[[dict[str, Any], Ticket], Iterator[Updates]]:
         def ask(values: dict[str, Any], ticket: Ticket) -> Iterator[Updates]:
-            return show(view, lambda: run(service.request({**values, **held}, task), ticket))
+            def make() -> Iterator[Any]:
+                asked = asking.read({**values, **held})
+                return run(service.request(asked, asking.task), ticket)
+
+            return show(view, make)
 
         return ask
 
@@ -232,12 +253,12 @@ def connect(
         _connect_typing(subject, plan)
     if subject.examples is not None:
         ways.append(Way(subject.examples, ask_by(service.run_example, randomise=False)))
-    _connect_plan(service, plan, inputs)
+    _connect_plan(service, plan, asking.inputs)
     connect_runs(
         service,
-        tab,
+        asking.tab,
         ways,
-        inputs,
+        asking.inputs,
         view.outputs,
         controls,
         view.results.readout,

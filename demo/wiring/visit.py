@@ -49,9 +49,12 @@ def connect_visit(
 
     def show(request: Request, live: bool, moves: int) -> Updates:
         values = service.control_values(request)
-        if not live:
+        # Of a picture that the settings name, the one that is there stands in.
+        updates = {control: values[name] for name, control in inputs.items() if name in values}
+        if len(updates) < len(inputs):
+            gr.Info("The settings are back, but for the picture, which they do not hold.")
+        elif not live:
             gr.Info("The settings are back; Generate makes their pictures.")
-        updates = {control: values[name] for name, control in inputs.items()}
         return {**updates, plan.moves: moves + 1 if live else gr.skip()}
 
     def from_run(live: bool, moves: int, runs: list[readout.Run], pressed: gr.EventData) -> Updates:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowturbo_core.fields import Field, Line, Real, Whole
+from flowturbo_core.fields import Choice, Field, Line, Real, Whole
 from flowturbo_core.models.catalog import ModelDescription
 from flowturbo_core.requests import SUBJECTS, Request, fields_of
 from flowturbo_core.usage import number
@@ -76,7 +76,7 @@ def _all_fields(task: type) -> dict[str, Field]:
 def _option(field: Field) -> inspect.Parameter:
     """Return the option of a field; what depends on the model, nobody can say before."""
     kind, about = field.kind.OPTION, field.about.format(thing="class or prompt")
-    if isinstance(field.kind, Whole | Real | Line):
+    if isinstance(field.kind, Whole | Real | Line | Choice):
         about = field.schema(None)["description"]
     has_default = field.default not in (MISSING, "")
     notes = (field.note, f"default: {field.default}" if has_default else "")

@@ -102,13 +102,16 @@ class FlowPipeline(Bench):
         latents: Tensor | None = None,
     ) -> Job:
         """Return the job of a request; its noise from `latents`, `generator`, or the seed."""
-        shape = self.latent_shape
-        if request.size is not None:
-            sides = request.size.height // self.factor, request.size.width // self.factor
-            shape = (shape[0], *sides)
+        shape = (self.latent_shape[0], *(side // self.factor for side in self.pixels(request)))
         noise = self.noise(shape, request.seeds, generator, latents)
         job = self.guided(noise, *self.conditions(request), request.guidance_scale)
-        return JOBS[type(request.task)](request.task, job)
+        return JOBS[type(request.task)](request, job, self)
+
+    def pixels(self, request: Request) -> tuple[int, int]:
+        """Return the height and the width of a request's images."""
+        if request.size is None:
+            return self.image_size, self.image_size
+        return request.size.height, request.size.width
 
     def stream(
         self,

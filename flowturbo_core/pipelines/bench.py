@@ -1,7 +1,7 @@
 """What runs a model: noise and guidance, the blocks one by one, decoding, and their times."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -17,10 +17,10 @@ from flowturbo_core import path
 from flowturbo_core.checks import brief
 from flowturbo_core.compile import can_compile
 from flowturbo_core.devices import timed
-from flowturbo_core.guidance import choose_guidance, guided_velocities
-from flowturbo_core.images import to_pil
+from flowturbo_core.guidance import Guidance, choose_guidance, guided_velocities
+from flowturbo_core.images import from_pil, to_pil
 from flowturbo_core.kernels import Kernels
-from flowturbo_core.models.autoencoder import decode_latents, not_finite
+from flowturbo_core.models.autoencoder import decode_latents, encode_images, not_finite
 from flowturbo_core.pipelines.folder import FolderModel
 from flowturbo_core.plan import SamplePlan
 from flowturbo_core.sampler import Job, Step, Velocities, sample
@@ -84,7 +84,7 @@ class Bench(FolderModel):
         self, predictor: ModelMixin, vae: AutoencoderKL, refiner: ModelMixin | None = None
     ):
         super().__init__(predictor, vae, refiner)
-        self._velocities: dict[type, Velocities] = {}  # by the form of guidance
+        self._velocities: dict[Hashable, Velocities] = {}  # by the form of guidance
         self._kernels, self._is_compiled = Kernels(), False
 
     def to(
@@ -140,12 +140,28 @@ class Bench(FolderModel):
         loop computes with, a float32.
         """
         scale = torch.tensor(guidance_scale, dtype=torch.float32, device=noise.device)
+        guidance = self.guidance(scale)
+        # Of a model's partial guidance there is one number of channels.
+        velocities = self.hold(
+            type(guidance), lambda: guided_velocities(self.predictor, self.refiner, guidance)
+        )
+        return Job(noise, velocities, guidance.pair(condition, null_condition), scale)
+
+    def guidance(self, guidance_scale: Tensor) -> Guidance:
+        """Return how this model is guided at a scale."""
         config = self.predictor.config
-        guidance = choose_guidance(scale, config.get("guided_channels"), config.in_channels)
-        kind = type(guidance)  # of a model's partial guidance there is one number of channels
-        if kind not in self._velocities:
-            self._velocities[kind] = guided_velocities(self.predictor, self.refiner, guidance)
-        return Job(noise, self._velocities[kind], guidance.pair(condition, null_condition), scale)
+        return choose_guidance(guidance_scale, config.get("guided_channels"), config.in_channels)
+
+    def hold(self, key: Hashable, make: Callable[[], Velocities]) -> Velocities:
+        """Return the velocities of a key, made once: compiled programs are kept by them."""
+        if key not in self._velocities:
+            self._velocities[key] = make()
+        return self._velocities[key]
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Return the latents (B, C, h, w) of pictures of one size."""
+        images = from_pil(pictures).to(self.device).float() / 127.5 - 1
+        return encode_images(self.vae, images)
 
     @torch.no_grad()
     def run(self, job: Job, plan: SamplePlan) -> Iterator[Progress]:
@@ -159,12 +175,13 @@ class Bench(FolderModel):
         steps = self._kernels.steps(job.velocities, self._is_compiled)
         packed = job.velocities.pack(job)
         self._warm_up(steps, packed, plan, job.x_init)
-        states = sample(steps, plan.schedule(job.t_start), packed)
-        times = plan.time_grid(job.t_start)[1:]
-        for done, (kind, t) in enumerate(zip(plan.kinds, times, strict=True), start=1):
+        schedule = job.schedule(plan)
+        states = sample(steps, schedule, packed)
+        for done, (kind, t, dt) in enumerate(schedule, start=1):
             state, block_ms = timed(partial(next, states), self.device)
             x, v = job.velocities.unpack(state)
-            yield Progress(done, len(plan), kind, t, State(x.clone(), v.clone()), block_ms)
+            state = State(x.clone(), v.clone())
+            yield Progress(done, len(schedule), kind, min(t + dt, 1.0), state, block_ms)
 
     def _warm_up(
         self, steps: Mapping[str, Step], job: Job, plan: SamplePlan, latents: Tensor

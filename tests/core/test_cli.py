@@ -15,8 +15,9 @@ from PIL import Image
 from flowturbo_core.cli import measuring, sampling
 from flowturbo_core.metadata import Written, read_png
 from flowturbo_core.models.catalog import ModelDescription
+from flowturbo_core.pictures import picture_hash
 from flowturbo_core.pipelines.class_conditional import ClassConditionalPipeline
-from flowturbo_core.requests import Classes, Generate
+from flowturbo_core.requests import Classes, Edit, Generate, Inpaint
 from tests.conftest import tiny_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -418,3 +419,89 @@ def test_a_user_without_a_home_needs_one_for_downloads_alone(command_line, tmp_p
     monkeypatch.setattr("os.access", lambda *arguments: False)
     done = command_line("tune", "--device", "cpu")
     assert done.code == 2 and "no home folder" in done.err and "name an --output" in done.err
+
+
+@pytest.fixture
+def work_on(command_line, pipeline_folder, tmp_path):
+    """Return a function that runs a task's command on a picture of 40 x 30, with a mask beside."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    mask = Image.new("L", (40, 30))
+    mask.paste(255, (12, 8, 25, 20))
+    mask.save(tmp_path / "mask.png")
+
+    def run(command, *options):
+        return command_line(
+            command, "--model", pipeline_folder, "--image", tmp_path / "picture.png",
+            "--class-labels", "2", "--device", "cpu", "--dtype", "float32",
+            "--output-dir", tmp_path / "out", *options,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["sdedit", "flowedit", "flowalign"])
+def test_a_picture_is_edited(work_on, tmp_path, method):
+    done = work_on(
+        "edit", "--method", method, "--source-prompt", "subject 0", "--strength", 0.6,
+        "--plan", "H1P2", "--num-images", 2, "--seed", 7,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    summary = json.loads(done.out.splitlines()[-1])
+    assert (summary["plan"], summary["num_images"]) == ("H1P2", 2)
+    assert [Path(file).parent for file in summary["files"]] == [tmp_path / "out"] * 2
+    for k, file in enumerate(summary["files"]):
+        assert Image.open(file).size == (16, 16)
+        written = read_png(file)
+        picture = picture_hash(Image.open(tmp_path / "picture.png"))
+        assert (written.task, written.model) == (Edit, "tiny")
+        assert written.values["picture"] == picture and written.values["method"] == method
+        assert written.values["source"] == "subject 0" and written.values["seed"] == 7 + k
+
+
+def test_a_hole_of_a_picture_is_painted(work_on, tmp_path):
+    mask = tmp_path / "mask.png"
+    done = work_on("inpaint", "--mask", mask, "--plan", "H1P1R1", "--seed", 3)
+    assert done.code == 0, done.err
+    summary = json.loads(done.out.splitlines()[-1])
+    (file,) = summary["files"]
+    assert (summary["plan"], summary["refiner_evaluations"]) == ("H1P1R1", 2)
+    assert read_png(file).task is Inpaint
+    outside = np.asarray(Image.open(mask)) == 0
+    original, found = (np.asarray(Image.open(its)) for its in (tmp_path / "picture.png", file))
+    assert np.array_equal(found[outside], original[outside])
+    assert not np.array_equal(found, original)
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "named"),
+    [
+        ("edit", ("--strength", "nan"), "strength must be a number from 0 to 1, not nan"),
+        ("edit", ("--strength", "2"), "strength must be a number from 0 to 1, not 2"),
+        ("edit", ("--method", "euler"), "method must be one of sdedit, flowedit, flowalign"),
+        ("edit", ("--image", "nowhere.png"), "the picture 'nowhere.png' is no file"),
+        ("edit", ("--image", "https://example.org/a.png"), "is an address, and none is opened"),
+        ("edit", (), "flowedit needs the source"),
+        ("edit", ("--source-prompt", "0", "--plan", "H1R1"), "which flowedit cannot take"),
+        ("edit", ("--source-prompt", "dog"), "class 'dog' is not known"),
+        ("inpaint", ("--mask", "nowhere.png"), "the mask 'nowhere.png' is no file"),
+        ("inpaint", (), "mask"),
+    ],
+    ids=str,
+)
+def test_wrong_work_on_a_picture_is_refused(work_on, tmp_path, command, options, named):
+    assert_refused(work_on(command, *options), tmp_path / "out", named)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("edit", ("image", "method", "source-prompt", "prompt", "strength", "plan", "seed")),
+        ("inpaint", ("image", "mask", "prompt", "strength", "plan", "seed", "output-dir")),
+    ],
+)
+def test_the_help_of_work_on_a_picture_names_its_options(command_line, command, options):
+    done = command_line(command, "--help")
+    assert done.code == 0, done.err
+    for option in options:
+        assert re.search(rf"--{option}\b", done.out), option

@@ -25,7 +25,8 @@ from flowturbo_core.metadata import (
     to_query,
 )
 from flowturbo_core.models.catalog import ModelDescription
-from flowturbo_core.requests import Classes, Generate, Request, Texts
+from flowturbo_core.pictures import picture_hash
+from flowturbo_core.requests import Classes, Edit, Generate, Inpaint, Request, Texts
 
 NAMES = ("cat", "fish", "ringed planet")
 MODEL = ModelDescription("postcards-sit", Path(), Classes, NAMES, True, "H8", 4.0)
@@ -402,3 +403,22 @@ def test_an_address_is_of_the_subject_that_alone_has_what_it_names(query, subjec
 def test_an_address_of_both_a_class_and_a_prompt_is_refused():
     with pytest.raises(ValueError, match="names both a class and a prompt; name one of them"):
         read_query("class=cat&prompt=a+dog")
+
+
+@pytest.mark.parametrize("task", [Edit, Inpaint])
+def test_an_edits_settings_have_its_task_and_the_hash_of_its_picture(tmp_path, task):
+    picture, mask = Image.new("RGB", (8, 8), "teal"), Image.new("L", (8, 8), 255)
+    of_task = {"source": "cat", "strength": 0.6} if task is Edit else {"mask": mask}
+    values = {"class_names": ["fish"], "plan": "H1P2", "picture": picture, **of_task}
+    request = Request.read(MODEL, values, task)
+    for written in (
+        read_png(saved(request, tmp_path / "picture.png")),
+        read_query(to_query(request)),
+    ):
+        assert (written.task, written.model) == (task, "postcards-sit")
+        assert written.values["picture"] == picture_hash(picture)
+        # With the pictures it is the same request; without them it says what is missing.
+        pictures = {"picture": picture} | ({"mask": mask} if task is Inpaint else {})
+        assert Request.read(MODEL, {**written.values, **pictures}, task) == request
+        with pytest.raises(ValueError, match="the picture itself is not in the settings"):
+            request_of(written)

@@ -201,7 +201,7 @@ def test_wrong_counts_are_refused(counts):
         SamplePlan.from_counts(**counts)
 
 
-@pytest.mark.parametrize("t_start", [0.0, 0.3, 0.95])
+@pytest.mark.parametrize("t_start", [0.0, 0.3, 0.95, 1.0])
 @pytest.mark.parametrize("text", ["H1", "H8", "H1P5R3"])
 def test_the_time_grid_is_uniform_and_ends_exactly_at_the_data(text, t_start):
     plan = SamplePlan.parse(text)
@@ -235,7 +235,7 @@ def test_a_start_time_that_is_no_number_is_refused(t_start):
         SamplePlan.parse("H8").time_grid(t_start)
 
 
-@pytest.mark.parametrize("t_start", [math.nan, math.inf, -math.inf, -0.01, 1.0, 1.5])
+@pytest.mark.parametrize("t_start", [math.nan, math.inf, -math.inf, -0.01, 1.01, 1.5])
 def test_a_wrong_start_time_is_refused_by_value(t_start):
     with pytest.raises(ValueError, match=str(t_start)):
         SamplePlan.parse("H8").time_grid(t_start)

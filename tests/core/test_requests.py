@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flowturbo_core.fields import Whole
 from flowturbo_core.models.catalog import ModelDescription
@@ -22,7 +23,9 @@ from flowturbo_core.requests import (
     SUBJECTS,
     TASKS,
     Classes,
+    Edit,
     Generate,
+    Inpaint,
     Prompts,
     Request,
     Size,
@@ -276,3 +279,121 @@ def test_an_interface_may_take_less():
 )  # fmt: skip
 def test_wrong_values_of_texts(values, sentence):
     assert refusal(TEXT_MODEL, **values) == sentence
+
+
+PICTURE = Image.new("RGB", (24, 16), "teal")
+MASK = Image.new("L", (24, 16), 255)
+OF_TASK = {
+    Edit: {"picture": PICTURE, "source": "cat"},
+    Inpaint: {"picture": PICTURE, "mask": MASK},
+}
+
+
+def task_refusal(task, **changes):
+    with pytest.raises(ValueError) as caught:
+        Request.read(MODEL, GOOD | OF_TASK[task] | changes, task)
+    sentence = str(caught.value)
+    assert sentence and "\n" not in sentence and len(sentence) < 400
+    return sentence
+
+
+@pytest.mark.parametrize("task", OF_TASK)
+@pytest.mark.parametrize("value", [*NEVER_A_NUMBER, -1, -0.01, 1.01, 2, "strong"])
+def test_wrong_strengths(task, value):
+    sentence = task_refusal(task, strength=value)
+    assert sentence.startswith("strength must be a number from 0 to 1, not ")
+    assert written(value)[:40] in sentence
+
+
+@pytest.mark.parametrize("name", ["source_guidance_scale", "plain_end"])
+@pytest.mark.parametrize("value", [*NEVER_A_NUMBER, -1, 16])
+def test_wrong_numbers_of_an_edit(name, value):
+    words = name.replace("_", " ")
+    assert task_refusal(Edit, **{name: value}).startswith(f"{words} must be a number from 0 to ")
+
+
+@pytest.mark.parametrize("value", [*NEVER_A_NUMBER, -1, 0.5, 129])
+def test_wrong_feathers(value):
+    assert "feather must be a whole number from 0 to 128" in task_refusal(Inpaint, feather=value)
+
+
+@pytest.mark.parametrize("value", [None, "", "SDEdit", "euler", 3, [], {}])
+def test_wrong_methods(value):
+    sentence = task_refusal(Edit, method=value)
+    allowed = "sdedit, flowedit, flowalign"
+    assert sentence == f"method must be one of {allowed}, not {value!r}"
+
+
+@pytest.mark.parametrize("value", [None, 1, "true", "yes", 0.0])
+def test_wrong_flags(value):
+    assert task_refusal(Edit, find_mask=value) == f"find mask must be true or false, not {value!r}"
+
+
+@pytest.mark.parametrize("value", ["dog", 3, -1, None, [0], math.nan])
+def test_wrong_sources(value):
+    assert "class" in task_refusal(Edit, source=value)
+
+
+@pytest.mark.parametrize("task", OF_TASK)
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, "", 3, math.nan, True, [PICTURE], b"png", "nowhere.png", "\0", "x" * 5000,
+        "https://example.org/a.png", "file:///etc/passwd", "data:image/png;base64,AAAA",
+    ],
+    ids=lambda its: str(its)[:30],
+)  # fmt: skip
+def test_wrong_pictures(task, value):
+    assert "picture" in task_refusal(task, picture=value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, "", 3, math.nan, True, [MASK], b"png", "nowhere.png", "\0",
+        "https://example.org/a.png", "data:image/png;base64,AAAA",
+    ],
+    ids=lambda its: str(its)[:30],
+)  # fmt: skip
+def test_wrong_masks(value):
+    assert "mask" in task_refusal(Inpaint, mask=value)
+
+
+@pytest.mark.parametrize("name", ["picture", "mask"])
+@pytest.mark.parametrize("content", [b"", b"just a text\n", b"\x89PNG\r\n\x1a\n and no more"])
+def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path, name, content):
+    file = tmp_path / "mine.png"
+    file.write_bytes(content)
+    sentence = task_refusal(Inpaint, **{name: str(file)})
+    assert f"the {name} 'mine.png'" in sentence and str(tmp_path) not in sentence
+
+
+def test_a_mask_is_of_its_pictures_size_and_paints_something():
+    sentence = task_refusal(Inpaint, mask=Image.new("L", (24, 24), 255))
+    assert "the mask has 24 x 24 pixels and the picture 24 x 16" in sentence
+    sentence = task_refusal(Inpaint, mask=Image.new("L", (24, 16)))
+    assert "the mask paints nothing" in sentence
+    values = GOOD | {"picture": PICTURE, "mask": Image.new("L", (48, 32), 255)}
+    assert Request.read(MODEL, values, Inpaint).task.mask.size == (24, 16)
+
+
+def test_pictures_and_masks_are_files_too(tmp_path):
+    PICTURE.save(tmp_path / "picture.png")
+    MASK.save(tmp_path / "mask.png")
+    for kind in (str, Path):
+        files = {name: kind(tmp_path / f"{name}.png") for name in ("picture", "mask")}
+        task = Request.read(MODEL, GOOD | files, Inpaint).task
+        assert np.array_equal(task.picture, PICTURE) and np.array_equal(task.mask, MASK)
+
+
+@pytest.mark.parametrize("task", OF_TASK)
+def test_settings_hold_no_picture_and_say_that_it_is_missing(task):
+    request = Request.read(MODEL, GOOD | OF_TASK[task], task)
+    assert Request.read(MODEL, request.values(), task) == request
+    written_down = request.json_values()
+    for name in {"picture", "mask"} & written_down.keys():
+        held = written_down[name]
+        assert len(held) == 64 and set(held) <= set("0123456789abcdef")
+        sentence = task_refusal(task, **{name: held})
+        assert f"the {name} itself is not in the settings, only its hash" in sentence
+    assert request.to_json()["task"] == task.NAME

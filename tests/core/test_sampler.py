@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flowturbo_core.plan import SamplePlan
-from flowturbo_core.sampler import Job, Velocities, build_steps, sample
+from flowturbo_core.sampler import HAIR, Job, Velocities, build_steps, sample
 from flowturbo_core.steps import State
 from tests.problems import Linear, Oracle, start_points
 
@@ -96,3 +96,45 @@ def test_the_starting_latents_are_left_as_they_were():
     before = x0.clone()
     list(run(Linear(), "E1H1P1R1", Oracle(Linear()), x0))
     assert torch.equal(x0, before)
+
+
+def scheduled(plan, **times):
+    """Return the schedule of a job's plan: kinds, times and lengths."""
+    job = Job(start_points(), Velocities(Linear()), None, SCALE, **times)
+    return zip(*job.schedule(SamplePlan.parse(plan)), strict=True)
+
+
+@pytest.mark.parametrize("t_start", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("plan", ["E1", "H1P2R1", "P3"])
+def test_without_a_switch_the_schedule_is_the_plans(plan, t_start):
+    job = Job(start_points(), Velocities(Linear()), None, SCALE, t_start)
+    plan = SamplePlan.parse(plan)
+    assert job.schedule(plan) == list(plan.schedule(t_start))
+
+
+@pytest.mark.parametrize(
+    ("t_start", "t_switch", "before"),
+    [(0.0, 0.5, 3), (0.3, 0.8, 4), (0.0, 0.01, 1), (0.0, 0.99, 5), (0.5, 0.75, 3)],
+)
+def test_a_schedule_is_uniform_on_both_sides_of_a_switch(t_start, t_switch, before):
+    kinds, times, lengths = scheduled("E6", t_start=t_start, t_switch=t_switch)
+    assert kinds == tuple("EEEEEE")
+    first, second = lengths[:before], lengths[before:]
+    assert first == pytest.approx([(t_switch - t_start) / before] * before)
+    assert second == pytest.approx([(1 - t_switch) / (6 - before)] * (6 - before))
+    assert times[0] == t_start
+    assert times[before] == pytest.approx(t_switch + HAIR, abs=1e-9)
+    assert times[-1] + lengths[-1] == pytest.approx(1 + HAIR, abs=1e-9)
+    assert sum(lengths) == pytest.approx(1 - t_start, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("plan", "kinds"), [("H1P5", "HPPHPP"), ("P6", "HPPHPP"), ("H6", "H" * 6), ("E3P3", "EEEHPP")]
+)
+def test_no_velocity_is_carried_over_a_switch(plan, kinds):
+    found, _, _ = scheduled(plan, t_switch=0.5)
+    assert found == tuple(kinds)
+
+
+def test_a_plan_of_one_block_has_no_switch():
+    assert list(scheduled("H1", t_start=0.3, t_switch=0.8)) == [("H",), (0.3,), (0.7,)]

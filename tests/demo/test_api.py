@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
-from gradio_client import Client
+from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
@@ -63,7 +64,9 @@ def test_a_good_request(client):
 
 def test_the_documentation_names_types_and_ranges(address, client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert list(endpoints) == [ENDPOINT, "/compare_plans"]
+    assert list(endpoints) == [
+        ENDPOINT, "/edit_image_of_class", "/inpaint_image_of_class", "/compare_plans",
+    ]  # fmt: skip
     parameters = [p["parameter_name"] for p in endpoints[ENDPOINT]["parameters"]]
     assert parameters == list(NAMES)
     assert [p["parameter_has_default"] for p in endpoints[ENDPOINT]["parameters"]] == [True] * 8
@@ -76,13 +79,32 @@ def test_the_documentation_names_types_and_ranges(address, client):
 
 
 SAMPLING = ["heun", "pseudo", "refiner"]
+EDITING = [
+    "image", "method", "strength", "source", "source_guidance_scale", "plain_end", "find_mask",
+]  # fmt: skip
+PAINTING = ["image", "mask", "strength", "feather"]
+SIDES = ["height", "width"]
 SHARED = ["num_images", "seed", "randomise"]
 ENDPOINTS = {
     "/generate_class_conditional": (
         ["class_names", *SAMPLING, "guidance_scale", *SHARED], ["Pictures", "Record"],
     ),
     "/generate_text_to_image": (
-        ["prompt", "negative_prompt", *SAMPLING, "guidance_scale", "height", "width", *SHARED],
+        ["prompt", "negative_prompt", *SAMPLING, "guidance_scale", *SIDES, *SHARED],
+        ["Pictures", "Record"],
+    ),
+    "/edit_image_of_class": (
+        ["class_names", *EDITING, *SAMPLING, "guidance_scale", *SHARED], ["Pictures", "Record"],
+    ),
+    "/edit_image": (
+        ["prompt", "negative_prompt", *EDITING, *SAMPLING, "guidance_scale", *SIDES, *SHARED],
+        ["Pictures", "Record"],
+    ),
+    "/inpaint_image_of_class": (
+        ["class_names", *PAINTING, *SAMPLING, "guidance_scale", *SHARED], ["Pictures", "Record"],
+    ),
+    "/inpaint_image": (
+        ["prompt", "negative_prompt", *PAINTING, *SAMPLING, "guidance_scale", *SIDES, *SHARED],
         ["Pictures", "Record"],
     ),
     "/compare_plans": (
@@ -207,7 +229,10 @@ def test_values_are_taken_by_name_too_and_an_unknown_name_is_refused(address):
 def test_a_file_that_was_not_uploaded_is_refused_and_names_no_folder(address, path, capfd):
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
     event, data = post(address, list(asked(class_names=[file]).values()))
-    assert event == "error" and data["error"] == "What was sent does not fit what is taken here"
+    said = "What was sent does not fit what is taken here"
+    if "://" in path:
+        said = "A picture must be uploaded: no path and no address is opened"
+    assert event == "error" and data["error"] == said
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -260,3 +285,53 @@ def test_a_fault_of_our_own_is_not_the_callers(serve, service, monkeypatch, capl
     assert data["error"] == "This could not be done (TypeError); the server's log has the reason"
     (fault,) = [its for its in caplog.records if its.levelname == "ERROR"]
     assert "a fault of ours" in fault.getMessage()
+
+
+def test_programs_change_a_picture_and_paint_on_it(serve, service, text_service, tmp_path):
+    client = Client(serve(service, text_service), verbose=False)
+    Image.new("RGB", (150, 100), "teal").save(tmp_path / "picture.png")
+    mask = Image.new("L", (150, 100))
+    mask.paste(255, (60, 30, 90, 70))
+    mask.save(tmp_path / "mask.png")
+    picture, painted = (handle_file(tmp_path / name) for name in ("picture.png", "mask.png"))
+    steps = {"heun": 1, "pseudo": 1, "refiner": 0, "num_images": 1}
+    ((edited,), record) = client.predict(
+        prompt="a cat", image=picture, source="a red boat", **steps, api_name="/edit_image"
+    )
+    assert (record["task"], record["method"]) == ("edit", "flowedit")
+    assert read_png(edited["image"]).values["source"] == "a red boat"
+    ((result,), record) = client.predict(
+        prompt="a cat", image=picture, mask=painted, **steps, api_name="/inpaint_image"
+    )
+    with Image.open(result["image"]) as after:
+        pixels = np.asarray(after)
+    assert pixels.shape == (100, 150, 3) and record["task"] == "inpaint"
+    outside = np.asarray(mask) == 0
+    assert (pixels[outside] == (0, 128, 128)).all() and (pixels[~outside] != (0, 128, 128)).any()
+    for values, sentence in (
+        ({"image": None}, "image must be given"),
+        ({"image": picture, "strength": 2.0}, "Strength must be a number from 0 to 1, not 2.0"),
+        ({"image": picture, "refiner": 3}, "has refiner steps, which flowedit cannot take"),
+    ):
+        with pytest.raises(AppError, match=sentence):
+            client.predict(**{"prompt": "a cat", **steps, **values}, api_name="/edit_image")
+
+
+@pytest.mark.parametrize("path", ["https://example.org/a.png", "/etc/hostname", "a.png"])
+def test_a_visitors_path_or_address_is_not_opened(address, path, capfd):
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    call = httpx.post(
+        f"{address}gradio_api/call/edit_image_of_class",
+        json={"data": [["cat"], file, *[None] * 13]},
+    )
+    event = call.json()["event_id"]
+    url = f"{address}gradio_api/call/edit_image_of_class/{event}"
+    with httpx.stream("GET", url, timeout=120) as stream:
+        *_, kind, data = [line for line in stream.iter_lines() if line]
+    assert kind == "event: error"
+    said = json.loads(data.removeprefix("data: "))["error"]
+    assert said in (
+        "A picture must be uploaded: no path and no address is opened",
+        "What was sent does not fit what is taken here",
+    )
+    assert "Traceback" not in capfd.readouterr().err

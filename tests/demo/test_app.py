@@ -165,7 +165,9 @@ def test_the_api_is_served_as_mcp_tools_at_an_address_of_ipv6_too(postcards_fold
         tools, answer = call(name, arguments, address)
         schemas = {tool.name: json.dumps(tool.inputSchema) for tool in tools}
         texts = {"generate_text_to_image", "compare_plans_of_text"}
-        assert schemas.keys() == {name, "compare_plans"} | texts
+        pictures = {"edit_image", "inpaint_image"}
+        pictures |= {f"{tool}_of_class" for tool in pictures}
+        assert schemas.keys() == {name, "compare_plans"} | texts | pictures
         assert "a whole number from 0 to 24" in schemas[name]
         assert not answer.isError
         said = json.dumps([part.model_dump(mode="json") for part in answer.content])

@@ -24,13 +24,13 @@ from flowturbo_core import tasks
 from flowturbo_core.cli.sampling import sample_by
 from flowturbo_core.fields import Flag, Line, Real
 from flowturbo_core.metadata import read_png, read_query
-from flowturbo_core.requests import TASKS, Classes, Generate
+from flowturbo_core.requests import TASKS, Classes, Generate, Task
 from tests.demo.visits import SIZES, Visit, visiting
 
 
 # flowturbo_core/requests.py
 @dataclass(frozen=True)
-class Fade:
+class Fade(Task):
     """Generate images from weaker noise."""
 
     NAME: ClassVar = "fade"
@@ -40,8 +40,9 @@ class Fade:
     is_mirrored: Annotated[bool, Flag(), "turn the noise round"] = False
 
 
-# flowturbo_core/tasks.py
-def fade(task, job):
+# flowturbo_core/tasks/fade.py
+def fade(request, job, tools):
+    task = request.task
     noise = job.x_init.flip(-1) if task.is_mirrored else job.x_init
     return replace(job, x_init=noise * task.strength)
 

@@ -30,9 +30,12 @@ def test_a_page_is_described_without_torch():
 def test_the_page_stands_on_a_fake():
     page = ui.build(FakeService())
     public = [fn for fn in page.fns.values() if fn.api_visibility == "public"]
-    assert [fn.api_name for fn in public] == ["generate_class_conditional", "compare_plans"]
+    assert [fn.api_name for fn in public] == [
+        "generate_class_conditional", "edit_image_of_class", "inpaint_image_of_class",
+        "compare_plans",
+    ]  # fmt: skip
     assert {(fn.concurrency_id, fn.concurrency_limit) for fn in public} == {("gpu", 1)}
     html = [b.value for b in page.blocks.values() if isinstance(b, gr.HTML)]
     assert any("&lt;fake&gt; on paper, ink" in text for text in html if isinstance(text, str))
     tabs = [b.label for b in page.blocks.values() if isinstance(b, gr.Tab)]
-    assert tabs == ["Class-conditional", "Compare", "About"]
+    assert tabs == ["Class-conditional", "Edit", "Inpaint", "Compare", "About"]

@@ -208,7 +208,7 @@ def test_labels_in_no_order_or_in_bytes_are_refused(pipeline, labels):
 @pytest.mark.parametrize("task", ["generate", None, Generate, {}])
 def test_what_is_no_task_is_refused(pipeline, task):
     assert pipeline.request([0], task=Generate()) == pipeline.request([0])
-    with pytest.raises(ValueError, match="task must be a Generate, not "):
+    with pytest.raises(ValueError, match="task must be a Generate or Edit or Inpaint, not "):
         pipeline.request([0], task=task)
 
 

@@ -22,7 +22,8 @@ def test_an_endpoint_that_is_not_there_is_answered_with_those_that_are(address, 
     status, sentence = sent(address, f"gradio_api/{door}/nothing", json=body)
     assert status == 404
     assert sentence == (
-        "there is no endpoint 'nothing'; there are generate_class_conditional, compare_plans"
+        "there is no endpoint 'nothing'; there are generate_class_conditional, "
+        "edit_image_of_class, inpaint_image_of_class, compare_plans"
     )
 
 

@@ -26,7 +26,7 @@ ASKED = {
 
 def view_of(fake):
     with gr.Blocks():
-        return live.View(add_results(fake), gr.Number(), gr.Textbox())
+        return live.View(add_results(fake, "Generate"), gr.Number(), gr.Textbox())
 
 
 def updates_of(fake):
@@ -151,7 +151,7 @@ def test_the_documentation_gives_the_limits():
 
 def test_the_sliders_have_the_limits_that_are_checked():
     with gr.Blocks():
-        sliders = add_plan(FakeService()).steps
+        sliders = add_plan(FakeService(), FakeService().plans.default).steps
     for name, slider in sliders.items():
         assert (slider.minimum, slider.maximum) == LIMITS[name]
     assert (NARROWED["num_images"].low, NARROWED["num_images"].high) == LIMITS["num_images"]

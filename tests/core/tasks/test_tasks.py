@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowturbo_core.requests import GENERATE, TASKS
+from flowturbo_core.requests import TASKS
 from flowturbo_core.tasks import JOBS, generate, initial_noise
 
 
@@ -36,7 +36,8 @@ def test_every_task_has_its_job():
 def test_a_generating_job_starts_from_the_noise_at_time_zero(pipeline):
     noise, condition, null = initial_noise((1, 8, 8), [0]), torch.tensor([1]), torch.tensor([3])
     job = pipeline.guided(noise, condition, null, 1.5)
-    assert generate(GENERATE, job) is job
+    request = pipeline.request([1], guidance_scale=1.5)
+    assert generate(request, job, pipeline) is job
     assert job.x_init is noise and job.guidance_scale == 1.5
     assert torch.equal(torch.stack(list(job.condition)).flatten(), torch.tensor([1, 3]))
     assert job.t_start == 0
