@@ -148,8 +148,9 @@
         const [was, is] = [before.state, state].map(isUnderWay);
         // After a refusal, what was there is there still: it is no result of what was refused.
         const ends = was && !is && state !== "refused";
-        if (html !== before.html || ends) say(wordsOf(html));
-        else if (is && !was) say("Sampling.");
+        const isNew = html !== before.html || ends;
+        const starts = isNew ? before.state === "waiting" && state === "running" : is && !was;
+        say(starts ? "Sampling." : isNew && wordsOf(html));
     });
 
     // What Gradio leaves out, wherever it comes to be: a tab is built when it is first opened.

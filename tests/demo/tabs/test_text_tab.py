@@ -113,9 +113,6 @@ def test_while_live_what_is_typed_is_sampled_once_the_typing_pauses(
     expect(texts.generate).to_be_enabled()
     # Nobody paused, but for a browser that had no time to go on.
     pauses = [text for (at, text), (next_at, _) in pairwise(typed) if next_at - at >= PAUSE_MS]
-    assert {its.subject.prompts for its in asked} <= {
-        (text,) for text in (*pauses, "a red boat at night")
-    }
     assert asked[-1].subject.prompts == ("a red boat at night",)
     assert len(asked) <= 2 + len(pauses)  # the slider's, and what had been typed
     texts.prompt.press_sequentially("!", delay=30)
