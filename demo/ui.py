@@ -39,6 +39,7 @@ class Tab:
             query is for it.
         task: what is done in it, if it makes pictures.
         subjects: what it draws; of models of others it knows nothing.
+        has_downloads: whether it offers models that are on a hub: each makes the page heavier.
     """
 
     name: str
@@ -46,13 +47,19 @@ class Tab:
     build: Callable[[str, Sequence[Service], gr.Blocks, Callable[[str], bool]], None]
     task: type | None = None
     subjects: tuple[type[Subject], ...] = SUBJECTS
+    has_downloads: bool = True
+
+    def serves(self, service: Service) -> bool:
+        """Whether the tab has a place for a model."""
+        is_there = self.has_downloads or service.download is None
+        return is_there and service.model.subject in self.subjects
 
 
 TABS = (
     Tab("class-conditional", "Class-conditional", generate.build, Generate, (Classes,)),
     Tab("text-to-image", "Text to image", generate.build, Generate, (Texts,)),
-    Tab("edit", "Edit", edit.build, Edit),
-    Tab("inpaint", "Inpaint", inpaint.build, Inpaint),
+    Tab("edit", "Edit", edit.build, Edit, has_downloads=False),
+    Tab("inpaint", "Inpaint", inpaint.build, Inpaint, has_downloads=False),
     Tab("compare", "Compare", compare.build),
     Tab("about", "About", about.build),
 )
@@ -74,7 +81,7 @@ def build(*services: Service) -> gr.Blocks:
             status = gr.HTML(_status(services), apply_default_css=False, elem_classes="status")
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             for item in TABS:
-                served = [s for s in services if s.model.subject in item.subjects]
+                served = [service for service in services if item.serves(service)]
                 if served:
                     with gr.Tab(item.label, id=item.name):
                         item.build(

@@ -140,7 +140,8 @@ def test_the_command_line_takes_it(postcards_folder, tmp_path, capsys):
         fading(**dict.fromkeys(names) | asked | place | {"strength": 2})
 
 
-def test_the_page_makes_it_and_takes_it_back(browser, fading, tmp_path):
+def test_the_page_makes_it_and_takes_it_back(browser, serve, service, tmp_path):
+    fading = serve(service)
     with visiting(Visit(browser, fading, SIZES["desk"])) as visit:
         page = visit.page
         page.get_by_role("tab", name="Fade").click()

@@ -23,8 +23,8 @@ def picture(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(serve, service, text_service):
-    return serve(service, text_service)
+def address(serve, service):
+    return serve(service)
 
 
 class PictureVisit(Visit):
