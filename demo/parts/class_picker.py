@@ -1,6 +1,8 @@
 """Choosing classes by their pictures: a component of one button a class, with a search."""
 
 import base64
+import json
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -10,10 +12,11 @@ import gradio as gr
 from flowturbo_core.models.catalog import ClassPictures
 
 # `names` are escaped already. Only what changes is in the template: Gradio compares it with what
-# is on the page, and touches nothing else, so that the search keeps its text and its focus. In a
-# tab that was never opened, a value may come before the names do.
+# is on the page, and touches nothing else, so that the search keeps its text and its focus. What
+# does not change is written into both: Gradio loses a component's own properties where an event
+# leaves it as it is before its tab was ever opened.
 _TEMPLATE = """
-${typeof names === "undefined" ? "" : `
+${((names, keys, columns, rows, query, current) => `
 <div class="picker">
 <div class="picker-head">
     <h2>Classes</h2>
@@ -34,17 +37,19 @@ ${names.map((name, k) => `
 </div>
 ${keys.some((key) => key.toLowerCase().includes(query)) ? "" : "<p>No class is called so.</p>"}
 </div>
-`}
+`)(NAMES, KEYS, COLUMNS, ROWS, typeof query === "undefined" ? "" : query,
+    typeof current === "undefined" ? 0 : current)}
 """
 _SCRIPT = """
+const keys = KEYS;
 element.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
     const { choose, label } = button.dataset;
     if (choose) {
-        props.value = choose === "all" ? [...props.keys] : [];
+        props.value = choose === "all" ? [...keys] : [];
     } else {
-        const name = props.keys[label];
+        const name = keys[label];
         props.value = props.value.includes(name)
             ? props.value.filter((chosen) => chosen !== name) : [...props.value, name];
     }
@@ -52,8 +57,8 @@ element.addEventListener("click", (event) => {
 const tiles = () => [...element.querySelectorAll(".tile:not([hidden])")];
 element.addEventListener("input", (event) => {
     props.query = event.target.value.trim().toLowerCase();
-    const found = props.keys.map((key) => key.toLowerCase().includes(props.query));
-    if (!found[props.current]) props.current = Math.max(found.indexOf(true), 0);
+    const found = keys.map((key) => key.toLowerCase().includes(props.query));
+    if (!found[props.current ?? 0]) props.current = Math.max(found.indexOf(true), 0);
 });
 // The classes are one stop of Tab, however many there are.
 element.addEventListener("focusin", (event) => {
@@ -91,22 +96,34 @@ class ClassPicker(gr.HTML):
         value: Sequence[str] = (),
         **options: Any,
     ):
+        written = {
+            "NAMES": [escape(name) for name in class_names],
+            "KEYS": list(class_names),
+            "COLUMNS": pictures.columns if pictures else 0,
+            "ROWS": pictures.rows if pictures else 0,
+        }
         super().__init__(
             list(value),
             label="Classes",
-            html_template=_TEMPLATE,
+            html_template=_write(_TEMPLATE, written),
             css_template=_sheet_rule(pictures),
-            js_on_load=_SCRIPT,
+            js_on_load=_write(_SCRIPT, written),
             apply_default_css=False,
             elem_classes="classes",
-            keys=list(class_names),
-            names=[escape(name) for name in class_names],
             query="",
             current=0,
-            columns=pictures.columns if pictures else 0,
-            rows=pictures.rows if pictures else 0,
             **options,
         )
+
+
+def _write(script: str, values: dict[str, Any]) -> str:
+    """Return a script with values in place of their names, as text that no template can misread."""
+    found = re.compile("|".join(values))
+    return found.sub(lambda name: re.sub("[{}`$<]", _escape, json.dumps(values[name[0]])), script)
+
+
+def _escape(character: re.Match) -> str:
+    return f"\\u{ord(character[0]):04x}"
 
 
 def _sheet_rule(pictures: ClassPictures | None) -> str:

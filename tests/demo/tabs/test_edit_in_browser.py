@@ -74,6 +74,14 @@ class PictureVisit(Visit):
 def test_a_picture_is_changed(browser, address, picture, tmp_path, size):
     visit = PictureVisit(browser, address, SIZES[size], "Edit", "Edit")
     with visiting(visit):
+        tile = visit.panel.get_by_role("button", name="cat", exact=True)
+        expect(visit.shown(tile)).to_be_visible()  # in a tab that was just opened
+        search = visit.shown(visit.panel.get_by_label("Search classes"))
+        search.fill("tree")
+        expect(visit.shown(tile)).to_have_count(0)
+        search.fill("")
+        visit.shown(tile).click()
+        expect(visit.shown(visit.panel.locator(".count"))).to_have_text("5 chosen")
         visit.generate.click()
         visit.expect_toast("There is no picture")
         visit.upload("source", picture)
