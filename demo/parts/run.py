@@ -7,7 +7,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from demo.service.service import Service
-from flowturbo_core.fields import Kind
+from flowturbo_core.fields import Kind, declared_fields
 from flowturbo_core.requests import Generate, fields_of
 
 # Events that only move controls: no place in the queue, nothing in the API's documentation.
@@ -48,6 +48,23 @@ def add_guidance(service: Service) -> gr.Slider:
         info=f"How closely to follow the {thing}: 1 is none; 0 leaves the {thing} out.",
         buttons=[],
         elem_classes="guidance",
+    )
+
+
+def add_number(
+    task: type, name: str, label: str, info: str | None, step: float, most: int | None = None
+) -> gr.Slider:
+    """Add a number of a task, by the name of its field and within its limits, or up to `most`."""
+    field = declared_fields(task)[name]
+    return gr.Slider(
+        field.kind.low,
+        field.kind.high if most is None else most,
+        value=field.default,
+        step=step,
+        label=label,
+        info=info,
+        buttons=[],
+        elem_classes=name.replace("_", "-"),
     )
 
 

@@ -241,7 +241,7 @@ class Service:
                 f"{self.name!r}"
             )
         things = written.values.get(subject.field().name)
-        if self.model.subject is Texts and not isinstance(things, str) and len(things or "1") > 1:
+        if subject is Texts and not isinstance(things, str) and len(things or "1") > 1:
             raise ValueError(f"this page takes one prompt at a time, not {len(things)}")
         values = {**self.opening.values(), **written.values, **_find_dots(task)}
         request = Request.read(self.model, values, task, NARROWED)

@@ -5,6 +5,7 @@ from functools import partial
 import gradio as gr
 from gradio.components import Component
 
+from demo.parts.run import add_number
 from demo.service.service import Service
 from demo.tabs import generate
 from flowturbo_core.fields import declared_fields
@@ -13,7 +14,6 @@ from flowturbo_core.requests import EDIT_METHODS, Classes, Edit, Texts
 
 def add_controls(service: Service) -> dict[str, Component]:
     """Add the picture, how it is changed, and what it shows, by the names of the task's fields."""
-    fields = declared_fields(Edit)
     with gr.Group():
         picture = gr.Image(
             label="Picture", type="filepath", sources=["upload", "clipboard"], elem_classes="source"
@@ -21,21 +21,17 @@ def add_controls(service: Service) -> dict[str, Component]:
         source = _add_source(service)
         method = gr.Radio(
             list(EDIT_METHODS),
-            value=fields["method"].default,
+            value=declared_fields(Edit)["method"].default,
             label="Method",
             elem_classes="method",
         )
-        strength = _add_share("strength", "Strength", "0 returns the picture, 1 forgets it.")
+        about = "0 returns the picture, 1 forgets it."
+        strength = add_number(Edit, "strength", "Strength", about, step=0.05)
     with gr.Accordion("More of FlowEdit", open=False):
-        guidance = gr.Slider(
-            0,
-            15,
-            fields["source_guidance_scale"].default,
-            step=0.1,
-            label="Guidance of the source",
-            buttons=[],
-        )
-        plain_end = _add_share("plain_end", "Plain end", "The last part follows the target alone.")
+        label = "Guidance of the source"
+        guidance = add_number(Edit, "source_guidance_scale", label, None, step=0.1)
+        about = "The last part follows the target alone."
+        plain_end = add_number(Edit, "plain_end", "Plain end", about, step=0.05)
         find_mask = gr.Checkbox(label="Find out first where to change the picture")
     return {
         "picture": picture,
@@ -54,21 +50,6 @@ def _add_source(service: Service) -> Component:
         names = list(service.model.class_names)
         return gr.Dropdown(names, value=names[0], label=label, elem_classes="source-thing")
     return gr.Textbox(label=label, elem_classes="source-thing")
-
-
-def _add_share(name: str, label: str, info: str) -> gr.Slider:
-    field = declared_fields(Edit)[name]
-    limits, classes = field.kind, name.replace("_", "-")
-    return gr.Slider(
-        limits.low,
-        limits.high,
-        field.default,
-        step=0.05,
-        label=label,
-        info=info,
-        buttons=[],
-        elem_classes=classes,
-    )
 
 
 EDITING = generate.Work(

@@ -10,17 +10,16 @@ from gradio.components import Component
 from gradio.components.image_editor import EditorData
 from PIL import Image
 
+from demo.parts.run import add_number
 from demo.service.service import Service
 from demo.tabs import generate
-from flowturbo_core.fields import declared_fields
 from flowturbo_core.requests import Classes, Inpaint, Texts
 
-_BRUSH = 24  # pixels
+_BRUSH, _MOST_FEATHER = 24, 32  # pixels
 
 
 def add_controls(service: Service) -> dict[str, Component]:
     """Add the picture that is painted on, and how much of what it covers is forgotten."""
-    fields = declared_fields(Inpaint)
     canvas = gr.ImageEditor(
         label="Picture: paint over what is to change",
         type="pil",
@@ -32,26 +31,10 @@ def add_controls(service: Service) -> dict[str, Component]:
         elem_classes="canvas",
     )
     with gr.Group():
-        strength = gr.Slider(
-            0,
-            1,
-            fields["strength"].default,
-            step=0.05,
-            label="Strength",
-            info="1 forgets what was there; less keeps some of it.",
-            buttons=[],
-            elem_classes="strength",
-        )
-        feather = gr.Slider(
-            0,
-            32,
-            fields["feather"].default,
-            step=1,
-            label="Feather",
-            info="Pixels over which the paint fades in, inside the mask.",
-            buttons=[],
-            elem_classes="feather",
-        )
+        about = "1 forgets what was there; less keeps some of it."
+        strength = add_number(Inpaint, "strength", "Strength", about, step=0.05)
+        about = "Pixels over which the paint fades in, inside the mask."
+        feather = add_number(Inpaint, "feather", "Feather", about, step=1, most=_MOST_FEATHER)
     return {"canvas": canvas, "strength": strength, "feather": feather}
 
 
